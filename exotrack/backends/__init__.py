@@ -1,0 +1,40 @@
+"""Compute backends: modules with the same operations under the same names.
+
+`cpu` compiles its loops with Numba and runs everywhere. `load` is the only way in; workers pass a backend's *name*
+and load it inside the task.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Literal
+
+from exotrack.errors import BackendError
+
+BackendName = Literal["auto", "cpu", "cuda"]
+NAMES = ("auto", "cpu", "cuda")
+
+
+def resolve(name: str) -> str:
+    """Name of the backend that `name` stands for on this machine: "cpu" or "cuda".
+
+    Raises
+    ------
+    BackendError
+        For an unknown name, and for "cuda" where it cannot run; the message says why. "auto" never raises.
+    """
+    if name not in NAMES:
+        raise BackendError(f"backend {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if name == "cuda":
+        raise BackendError(f"backend 'cuda' cannot run here: {why_no_cuda()}; use --backend cpu or auto")
+    return "cpu"
+
+
+def load(name: str) -> Any:
+    """The backend module for "auto", "cpu" or "cuda"; raises as `resolve` does."""
+    return importlib.import_module(f"exotrack.backends.{resolve(name)}")
+
+
+def why_no_cuda() -> str:
+    """Why no CUDA device will be used by this version, in one clause."""
+    return "this version of exotrack has no CUDA kernels yet"

@@ -1,0 +1,1 @@
+"""The CPU backend: NumPy arrays, hot loops compiled by Numba (nogil, cached), one operation per file."""

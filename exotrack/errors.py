@@ -1,0 +1,17 @@
+"""The errors a user can meet. Each message names what is wrong, where, and what to do about it."""
+
+
+class ExotrackError(Exception):
+    """Base of all errors that exotrack raises on purpose; its text is fit for a user to read."""
+
+
+class InputError(ExotrackError, ValueError):
+    """A wrong argument, protocol, sample sheet or metadata: found before any work starts."""
+
+
+class VideoError(ExotrackError):
+    """A video that cannot be opened, decoded or trusted. In a study it fails alone."""
+
+
+class BackendError(ExotrackError):
+    """A compute backend that was asked for and is not available here."""
