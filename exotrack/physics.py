@@ -44,9 +44,12 @@ def water_viscosity_mpa_s(temperature_c: float) -> float:
     """
     kelvin = temperature_c + 273.15
     if not 253.15 <= kelvin <= 383.15:
-        raise ValueError(f"temperature {temperature_c:g} °C is outside -20…110 °C, where the viscosity of water is known")
+        raise ValueError(
+            f"temperature {temperature_c:g} °C is outside -20…110 °C, where the viscosity of water is known"
+        )
     t = kelvin / 300.0
-    return 1e-3 * (280.68 * t**-1.9 + 511.45 * t**-7.7 + 61.131 * t**-19.6 + 0.45903 * t**-40.0)
+    viscosity: float = 1e-3 * (280.68 * t**-1.9 + 511.45 * t**-7.7 + 61.131 * t**-19.6 + 0.45903 * t**-40.0)
+    return viscosity
 
 
 def viscosity_mpa_s(medium: str, temperature_c: float) -> float:
@@ -135,9 +138,7 @@ def position_crlb_px(photons: Real, background: Real, sigma_px: float) -> Real:
     return result
 
 
-def diffusion_crlb(
-    n_steps: int, noise_ratio: float, blur: float, *, axes: int = 2, noise_known: bool = True
-) -> float:
+def diffusion_crlb(n_steps: int, noise_ratio: float, blur: float, *, axes: int = 2, noise_known: bool = True) -> float:
     """Smallest possible relative s.d. of the diffusion coefficient estimated from one gap-free track.
 
     Parameters

@@ -35,7 +35,7 @@ class SpotFlag(IntFlag):
     EDGE = 2
     """The fitting window was cut by the border of the frame."""
     CROWDED = 4
-    """Another spot lies within three widths, so that position and mass may be shared."""
+    """Another spot lies within four widths, so that position and mass may be shared."""
     SEED_ONLY = 8
     """The fit did not improve on the log-quadratic seed: the position is the seed, its error is inflated."""
     DEFOCUSED = 16
@@ -237,8 +237,20 @@ class Tracks(Localizations):
     """Localizations that belong to tracks, ordered by particle, then frame; trackpy's functions take `.to_pandas()`."""
 
     particle: I64 = column("int64", "", "index of the track, from 0")
-    identity: I64 = column("int64", "", "the uncut track that this piece belongs to; pieces of one identity are one particle")
+    identity: I64 = column(
+        "int64", "", "the uncut track that this piece belongs to; pieces of one identity are one particle"
+    )
     linking: LinkSummary | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def from_pandas(cls, frame: pd.DataFrame) -> Self:
+        """As `Table.from_pandas`; without `identity` every track is its own particle, and the rows are put in order."""
+        if "identity" not in frame and "particle" in frame:
+            frame = frame.assign(identity=frame["particle"])
+        if {"particle", "frame"} <= set(frame.columns):
+            # The order comes from an array: trackpy's index level may share the name of the column.
+            frame = frame.iloc[np.lexsort((frame["frame"].to_numpy(), frame["particle"].to_numpy()))]
+        return super().from_pandas(frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,8 +288,12 @@ class SizeDistribution(Table):
     n_videos: int = 0
     summary: Mapping[str, Estimate] = field(default_factory=dict)
     """mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi and one fraction per size class, with intervals."""
+    replicates: F64 | None = None
+    """Bootstrap replicates of the share per class, shape (n_replicates, n_classes); None if read back from a file."""
 
 
 def attributes_of(table: Table) -> dict[str, Any]:
     """Fields of a table that are not columns."""
-    return {f.name: getattr(table, f.name) for f in fields(table) if "dtype" not in f.metadata and f.default is not MISSING}
+    return {
+        f.name: getattr(table, f.name) for f in fields(table) if "dtype" not in f.metadata and f.default is not MISSING
+    }

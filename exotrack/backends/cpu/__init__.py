@@ -1,1 +1,13 @@
 """The CPU backend: NumPy arrays, hot loops compiled by Numba (nogil, cached), one operation per file."""
+
+from exotrack.backends.cpu.background import still_background as still_background
+from exotrack.backends.cpu.deconvolve import deconvolve as deconvolve
+from exotrack.backends.cpu.detect import detect as detect
+from exotrack.backends.cpu.detect import matched_filter as matched_filter
+from exotrack.backends.cpu.likelihood import innovations as innovations
+from exotrack.backends.cpu.likelihood import likelihood as likelihood
+from exotrack.backends.cpu.match import match as match
+from exotrack.backends.cpu.neighbours import crowded as crowded
+from exotrack.backends.cpu.neighbours import displacement_histogram as displacement_histogram
+from exotrack.backends.cpu.neighbours import distance_histogram as distance_histogram
+from exotrack.backends.cpu.refine import refine as refine

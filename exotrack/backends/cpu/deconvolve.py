@@ -1,0 +1,72 @@
+"""Nonparametric maximum likelihood by expectation–maximization, for many weightings of the same tracks at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exotrack.tables import F32, F64
+
+_FLOOR = np.float32(1e-30)  # a track that no class explains must not divide by zero
+_NEGLIGIBLE = 1e-9  # share below which a class is left out of further iterations …
+_PRUNE_EVERY = 25  # … looked at this often
+
+
+def deconvolve(rows: F32, weights: F64, start: F64, *, iterations: int) -> F64:
+    """Distributions over the classes after a number of EM iterations from `start`.
+
+    One iteration multiplies each share by the weighted mean of the responsibilities,
+
+    f_k ← f_k Σ_i w_i L_ik / Σ_j f_j L_ij,  Σ_i w_i = 1,
+
+    for all weightings together: two matrix products, ``F *= (W / (F Lᵀ)) L``. Few iterations regularize. Classes that
+    hold less than 10⁻⁹ in every weighting are dropped on the way; they cannot come back to more than that.
+
+    Parameters
+    ----------
+    rows : float32 array, shape (n_tracks, n_classes)
+        Likelihood L of each track in each class, each row with maximum 1.
+    weights : float64 array, shape (n_weightings, n_tracks)
+        Weight of each track, ≥ 0; every row is normalized to sum 1.
+    start : float64 array, shape (n_weightings, n_classes)
+        Shares to start from.
+    iterations : int
+        Number of iterations; 0 returns `start`.
+
+    Returns
+    -------
+    float64 array, shape (n_weightings, n_classes)
+        Shares; each row sums to 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree or a weighting sums to zero.
+
+    References
+    ----------
+    Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1 (1977), doi:10.1111/j.2517-6161.1977.tb01600.x.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    if start.shape != (len(weights), rows.shape[1]) or weights.shape[1] != len(rows) or not np.all(total > 0):
+        raise ValueError(
+            f"rows {rows.shape}, weights {weights.shape} and start {start.shape} do not agree, or a weighting sums to zero"
+        )
+    weight = (weights / total).astype(np.float32)
+    shares = np.zeros_like(start)
+    active = np.arange(rows.shape[1])
+    likelihoods = np.ascontiguousarray(rows)
+    current = start.astype(np.float32)
+    for iteration in range(iterations):
+        if iteration % _PRUNE_EVERY == 0:
+            keep = current.max(axis=0) > _NEGLIGIBLE
+            if np.count_nonzero(keep) < 0.8 * len(keep):
+                active = active[keep]
+                likelihoods = np.ascontiguousarray(likelihoods[:, keep])
+                current = np.ascontiguousarray(current[:, keep])
+        expected = current @ likelihoods.T
+        np.maximum(expected, _FLOOR, out=expected)
+        np.divide(weight, expected, out=expected)
+        current *= expected @ likelihoods
+    shares[:, active] = current
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
