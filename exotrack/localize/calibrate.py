@@ -155,7 +155,7 @@ def _detections(
     """Pixel noise, the same everywhere, and sure spots of the samples."""
     nothing = np.zeros(samples.shape[1:], np.float32)
     filtered = backend.matched_filter(samples, nothing, matched.taps, box_half=matched.box_half, sign=sign)
-    gain = matched.noise_gain(*nothing.shape)
+    gain = matched.noise_gain(samples.shape[1], samples.shape[2])
     # Every third pixel along both axes: neighbours are correlated and add little.
     typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::3, ::3]))
     noise = np.full(nothing.shape, max(typical, ROUNDING_NOISE), np.float32)

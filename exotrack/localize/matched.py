@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from scipy.ndimage import maximum_filter, median_filter
 from scipy.optimize import brentq
+from scipy.special import ndtr
 
 from exotrack.tables import F32, F64, Array
 
@@ -42,14 +43,14 @@ class MatchedFilter:
     def for_sigma(cls, sigma: float) -> Self:
         """Filter for spots of a width in px: Gaussian cut at 4 σ, square of half width 5 σ."""
         radius = max(math.ceil(4.0 * sigma), 2)
-        half = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+        half = np.diff(ndtr((np.arange(radius + 2) - 0.5) / sigma))  # the share of every pixel, not of its centre
         half /= half[0] + 2.0 * half[1:].sum()
         return cls(sigma=sigma, taps=half.astype(np.float32), box_half=max(math.ceil(5.0 * sigma), radius))
 
     @property
     def peak_half(self) -> int:
         """Half width of the neighbourhood in which a peak must be the largest value, px."""
-        return max(1, round(self.sigma))
+        return max(1, round(1.5 * self.sigma))
 
     @property
     def fit_half(self) -> int:

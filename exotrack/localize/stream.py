@@ -211,6 +211,7 @@ def _localize_block(
     )  # fmt: skip
     fy, fx, mass, offset, noise, sigma, y_err, x_err, _ = values
     height, width = frames.shape[1:]
+    inside = (fy >= -0.5) & (fy < height - 0.5) & (fx >= -0.5) & (fx < width - 0.5)
     row = np.clip(np.rint(fy), 0, height - 1).astype(np.int64)
     col = np.clip(np.rint(fx), 0, width - 1).astype(np.int64)
     flag = flag | np.where(sigma > 1.6 * model.sigma_px, SpotFlag.DEFOCUSED, 0).astype(np.uint16)
@@ -228,6 +229,7 @@ def _localize_block(
         flag=flag,
         model=model,
     )
+    spots = spots.take(inside)
     return spots.take(~_duplicates(spots, model.sigma_px))
 
 

@@ -129,7 +129,8 @@ def refine(
     -------
     values : float64 array, shape (9, k)
         y, x [px], mass [DN], background above the still one [DN], noise [DN], width [px], error of y, error of x [px],
-        sum of squared normalised residuals per degree of freedom.
+        sum of squared normalised residuals per degree of freedom. A centre that is fitted outside the frame is given
+        as it is: the peak at the border was the flank of a particle beyond it.
     flag : uint16 array, shape (k,)
         SATURATED, EDGE, CROWDED, SEED_ONLY as in `exotrack.tables.SpotFlag`.
 
@@ -232,8 +233,8 @@ def refine(
             width_fit = min(max(width_fit + cut * score[4], 0.4 * sigma), 4.0 * sigma)
             converged = cut == 1.0 and abs(score[0]) < 1e-4 and abs(score[1]) < 1e-4 and abs(score[4]) < 1e-3
         strayed = abs(cy - y[k]) > 1.5 * max(sigma, 1.0) or abs(cx - x[k]) > 1.5 * max(sigma, 1.0)
-        strayed |= not (-0.5 <= cy < height - 0.5 and -0.5 <= cx < width - 0.5)
-        if not (variance[0] < np.inf) or strayed or not mass > 0.0:
+        outside = not (-0.5 <= cy < height - 0.5 and -0.5 <= cx < width - 0.5)
+        if not (variance[0] < np.inf) or (strayed and not outside) or not mass > 0.0:
             flag |= SEED_ONLY
             cy, cx, width_fit = float(y[k]), float(x[k]), sigma
             mass = max(peak, local) * 2.0 * math.pi * (sigma * sigma + 1.0 / 12.0)
