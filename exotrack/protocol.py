@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,20 @@ class Section(BaseModel):
     """Settings that belong together: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], *, source: str = "protocol") -> Self:
+        """Validate settings; `source` names them in errors.
+
+        Raises
+        ------
+        InputError
+            Unknown key or value of the wrong type or range, all of them listed with the remedy.
+        """
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise InputError("\n".join(_explain(cls, source, e) for e in error.errors())) from None
 
 
 class LocalizeSection(Section):
@@ -128,20 +142,6 @@ class Protocol(Section):
     conditions: ConditionSection = ConditionSection()
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any], *, source: str = "protocol") -> Self:
-        """Validate settings; `source` names them in errors.
-
-        Raises
-        ------
-        InputError
-            Unknown key or value of the wrong type or range, all of them listed with the remedy.
-        """
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            raise InputError("\n".join(_explain(cls, source, e) for e in error.errors())) from None
-
-    @classmethod
     def from_toml(cls, path: str | Path) -> Self:
         """Read a protocol; settings that the file leaves out keep their defaults.
 
@@ -170,21 +170,26 @@ class Protocol(Section):
 
 
 def _explain(model: type[BaseModel], source: str, error: Any) -> str:
-    path = [str(p) for p in error["loc"]]
     # A union reports each member as a last element of the location ("psf_sigma_px", "float"): show the field alone.
     known: type[BaseModel] = model
     shown: list[str] = []
-    for name in path:
-        if name not in known.model_fields and error["type"] != "extra_forbidden":
+    for name in error["loc"]:
+        if isinstance(name, str) and name not in known.model_fields and error["type"] != "extra_forbidden":
             break
-        shown.append(name)
-        annotation = known.model_fields[name].annotation if name in known.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            known = annotation
-    where = ".".join(shown) or "/".join(path)
+        shown.append(str(name))
+        if name in known.model_fields:
+            known = _model_within(known.model_fields[name].annotation) or known
     if error["type"] == "extra_forbidden":
         what = f"unknown setting; known here: {', '.join(known.model_fields)}"
     else:
         what = error["msg"].removeprefix("Value error, ")
     value = f" = {error['input']!r}" if not isinstance(error["input"], dict) else ""
-    return f"{source}: {where}{value}: {what}"
+    return f"{source}: {'.'.join(shown)}{value}: {what}" if shown else f"{source}: {what}"
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, alone or as the elements of a tuple."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -249,7 +249,7 @@ def test_transposed_frames_give_transposed_spots():
 def test_an_offset_and_a_slope_change_next_to_nothing():
     """A slope s moves a fit with a constant background by 8πσ⁴s/mass: here by 0.008 px, a tenth of the error."""
     frames, _ = movie(n=4)
-    ramp = (frames + 300 + 0.05 * np.arange(128)).astype(np.float32)
+    ramp = (frames + 300.0 + 0.05 * np.arange(128)).astype(np.float32)
     protocol = Protocol.from_dict({"localize": {"psf_sigma_px": 1.3}})
     flat = localize(frames.astype(np.float32), protocol, acquisition=ACQUISITION)
     tilted = localize(ramp, protocol, acquisition=ACQUISITION)

@@ -27,7 +27,7 @@ class Cells(NamedTuple):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sort_into_cells(y: F64, x: F64, start: int, stop: int, reach: float) -> Cells:
-    """Cells at least `reach` wide over the rows from `start` to `stop` (one or more); about one row per cell at most."""
+    """Cells at least `reach` wide over the rows from `start` to `stop`, which are one or more."""
     n = stop - start
     y0, x0 = y[start:stop].min(), x[start:stop].min()
     height, width = y[start:stop].max() - y0, x[start:stop].max() - x0

@@ -17,9 +17,7 @@ NARROWING = 0.8
 """Factor by which it is narrowed, until the group falls apart."""
 
 
-def match(
-    y: F64, x: F64, pairs: I64, flow: F64, *, gate: float, costs: F64, cost_unmatched: int
-) -> tuple[I64, int]:
+def match(y: F64, x: F64, pairs: I64, flow: F64, *, gate: float, costs: F64, cost_unmatched: int) -> tuple[I64, int]:
     """Link the spots of pairs of frames so that the total cost of each pair is the least possible.
 
     Each pair of frames is a problem of its own, so the result for it depends on its spots alone. A source may be
@@ -157,9 +155,7 @@ def _find(root: I64, node: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _remove_longest(
-    large: npt.NDArray[np.bool_], root: I64, heads: I64, distance: F64, gate: float
-) -> None:
+def _remove_longest(large: npt.NDArray[np.bool_], root: I64, heads: I64, distance: F64, gate: float) -> None:
     """Narrow the gate of each large group."""
     n_sources = len(heads) - 1
     longest = np.zeros(len(root), np.float64)
