@@ -1,0 +1,11 @@
+"""Lazy (t, y, x) access to raw video with bounded memory, and what is known about how it was recorded.
+
+One module per container reads frames; `lazy.Video` is what the rest of exotrack sees of any of them; `metadata`
+resolves physical numbers with the origin of each; `convert` writes lossless, checksummed OME-Zarr.
+"""
+
+from exotrack.video.convert import convert
+from exotrack.video.lazy import Video
+from exotrack.video.opening import open_video
+
+__all__ = ["Video", "convert", "open_video"]
