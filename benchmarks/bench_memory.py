@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import main
 
-from exotrack.simulate import Simulation, write
+from exotrack.simulate import Study, write
 
 RUN = """
 import resource, sys
@@ -25,7 +25,10 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     rows = []
     for n_frames in (60, 120) if quick else (500, 5000):
         with tempfile.TemporaryDirectory() as folder:
-            sheet = write(Simulation(n_frames=n_frames, seed=5), Path(folder) / "study")
+            sheet = write(
+                Study.from_dict({"simulation": {"n_frames": n_frames, "seed": 5}, "sample": [{"batch": "a"}]}),
+                Path(folder) / "study",
+            )
             done = subprocess.run(
                 [sys.executable, "-c", RUN, str(sheet), str(Path(folder) / "out")],
                 capture_output=True,

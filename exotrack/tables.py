@@ -223,7 +223,8 @@ class LinkSummary:
     gate_px: float
     """Largest displacement after subtraction of the flow that was considered, one frame."""
     mislink_index: float
-    """x = π ρ 4DΔt with the density of spots ρ and the typical D: about twice the share of wrong links."""
+    """x = π ρ v with the density of spots ρ and the typical mean squared step v ≈ 4DΔt: about twice the share of wrong
+    links where no track is cut."""
     flow_y_px: F64
     """Collective displacement along y from frame t to t + 1, px, shape (n_frames − 1,)."""
     flow_x_px: F64

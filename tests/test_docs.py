@@ -13,7 +13,6 @@ import pytest
 from nbclient import NotebookClient
 
 import exotrack
-from exotrack.simulate import Simulation, write
 
 ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(exotrack.__path__, "exotrack.") if not m.name.endswith("__main__")]
@@ -30,9 +29,8 @@ def test_readme_examples(tmp_path, monkeypatch):
     """The Python blocks, in order, as one session, in a folder that holds the small study they speak of."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert blocks
-    study = Simulation(n_frames=120, frame_shape=(120, 160), particles_per_frame=8.0, snr=12.0, seed=3)
-    recording = next((write(study, tmp_path / "study").parent / "videos").iterdir())
-    recording.rename(tmp_path / "sample.avi")
+    simulated = exotrack.simulate(n_frames=120, frame_shape=(120, 160), particles_per_frame=8.0, snr=12.0, seed=3)
+    simulated.video.write(tmp_path / "sample.avi")
     monkeypatch.chdir(tmp_path)
     session: dict[str, object] = {}
     for block in blocks:

@@ -21,8 +21,8 @@ def match(y: F64, x: F64, pairs: I64, flow: F64, *, gate: float, costs: F64, cos
     """Link the spots of pairs of frames so that the total cost of each pair is the least possible.
 
     Each pair of frames is a problem of its own, so the result for it depends on its spots alone. A source may be
-    linked to a target within `gate` of where the flow takes it. Links that compete for a spot form a group; groups
-    are solved one by one, which together is the optimum of the pair because no candidate joins two groups.
+    linked to a target within `gate` of where the flow takes it. Links that compete for a spot form a group; no
+    candidate joins two groups, so the optimum of the pair is that of its groups, and they may be solved in any order.
 
     Parameters
     ----------

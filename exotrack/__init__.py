@@ -1,0 +1,71 @@
+"""From raw nanoparticle-tracking video to a batch quality record for extracellular vesicles.
+
+The names below are the public ones. They load on first use, so that `import exotrack` is quick and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exotrack import tables as tables  # noqa: TC004  # __all__ is made from names
+    from exotrack.acquisition import Acquisition as Acquisition
+    from exotrack.diffusion import measure as measure
+    from exotrack.link import link as link
+    from exotrack.localize import localize as localize
+    from exotrack.pipeline import run as run
+    from exotrack.protocol import Protocol as Protocol
+    from exotrack.simulate import simulate as simulate
+    from exotrack.sizing import size_distribution as size_distribution
+    from exotrack.storage import open_results as open_results
+    from exotrack.video import open_video as open_video
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Acquisition": "acquisition",
+    "Protocol": "protocol",
+    "link": "link",
+    "localize": "localize",
+    "measure": "diffusion",
+    "open_results": "storage",
+    "open_video": "video",
+    "run": "pipeline",
+    "simulate": "simulate",
+    "size_distribution": "sizing",
+}
+"""Public name → the module it lives in."""
+
+__all__ = [*_HOME, "tables"]
+
+
+class _Package(ModuleType):
+    """A package whose stages bear the names of their modules: `exotrack.link` is the function.
+
+    The import system binds every imported submodule to its package. Where the module's name is that of a public
+    function, the function is bound in its place; `from exotrack.link import …` works as ever, for it looks the
+    module up in `sys.modules`.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "tables":
+            return importlib.import_module("exotrack.tables")
+        if name not in _HOME:
+            raise AttributeError(f"module 'exotrack' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"exotrack.{_HOME[name]}"), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,85 @@
+"""The command `exotrack`: arguments in, one call, exit code out.
+
+| code | meaning |
+|---|---|
+| 0 | all done |
+| 1 | it ran, but some videos failed (named on stderr and in the report), or the program itself did |
+| 2 | wrong usage or input that cannot be used; nothing was started |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from exotrack import __version__
+from exotrack.cli import devices, inspection, study, terminal, videos
+from exotrack.errors import ExotrackError
+
+# The modules of this folder import what they need inside the commands: `exotrack --help` must not wait for compilers
+# and plotting libraries.
+
+app = typer.Typer(
+    name="exotrack",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"exotrack {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    log_file: Annotated[Path | None, typer.Option(help="Write a detailed log to this file.", metavar="FILE")] = None,
+    version: Annotated[  # noqa: ARG001  # acted on by its callback
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From raw nanoparticle-tracking video to a batch quality record for extracellular vesicles."""
+    terminal.start_logging(log_file)
+
+
+for _command in (
+    study.demo,
+    study.run,
+    videos.simulate,
+    videos.convert,
+    inspection.inspect,
+    study.report,
+    study.compare,
+    devices.devices,
+):
+    app.command()(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code; no traceback reaches the user."""
+    try:
+        app()
+    except ExotrackError as error:
+        terminal.complain(str(error))
+        sys.exit(2)
+    except Exception as error:  # a fault of ours: one line for the user, the traceback for whoever mends it
+        if os.environ.get("EXOTRACK_DEBUG"):
+            raise
+        with tempfile.NamedTemporaryFile("w", prefix="exotrack-", suffix=".log", delete=False, encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        terminal.complain(
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
+            f"This is a fault of exotrack. Please report it with {log.name}"
+        )
+    sys.exit(1)

@@ -1,0 +1,166 @@
+"""Commands on a whole study: demo, run, report, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exotrack.cli import terminal
+from exotrack.errors import InputError
+
+if TYPE_CHECKING:
+    from exotrack.storage import Results
+
+INTERRUPTED = 130
+
+
+class Backend(StrEnum):
+    """Names of the backends."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the videos and the results.")] = Path("exotrack-demo"),
+) -> None:
+    """Simulate two batches, run everything, and compare the result with the truth.
+
+    Example: exotrack demo --out exotrack-demo
+    """
+    from exotrack import demo as demonstration
+
+    with _resumable(), terminal.progress() as show:
+        outcome = demonstration.run(out, progress=show)
+    rows = [
+        [row.batch, row.quantity, f"{row.truth:.3g}", terminal.interval(*row.found), "yes" if row.inside else "NO"]
+        for row in outcome.rows
+    ]
+    terminal.table("Result against truth", ["batch", "quantity", "truth", "found (95 % interval)", "inside"], rows)
+    _leave(outcome.results)
+
+
+def run(
+    samplesheet: Annotated[Path, typer.Argument(help="Sample sheet: CSV, one row per video.", metavar="SAMPLESHEET")],
+    out: Annotated[Path, typer.Option(help="Result folder, new or of an earlier run of this study.")],
+    protocol: Annotated[
+        Path | None, typer.Option(help="Settings of the analysis; all have defaults.", metavar="P.toml")
+    ] = None,
+    backend: Annotated[Backend, typer.Option(help="What computes.")] = Backend.auto,
+    scheduler: Annotated[
+        str, typer.Option(help="threads, local (processes), or the address of a dask scheduler.")
+    ] = "threads",
+    workers: Annotated[int | None, typer.Option(help="Videos handled at a time.  [default: one per core]")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make finished videos again; drop those no longer in the sheet.")
+    ] = False,
+    block_frames: Annotated[
+        int | None, typer.Option(help="Frames handled at a time; never changes a result.", metavar="N")
+    ] = None,
+) -> None:
+    """Analyse every video of a sample sheet, and write tables and report.
+
+    Finished videos of an earlier run into the same folder are kept where input, settings and code are the same.
+
+    Example: exotrack run samplesheet.csv --out results
+    """
+    from exotrack import pipeline
+    from exotrack.protocol import Protocol
+
+    settings = Protocol() if protocol is None else Protocol.from_toml(protocol)
+    with _resumable(), terminal.progress() as show:
+        results = pipeline.run(
+            samplesheet,
+            out,
+            settings,
+            backend=backend.value,
+            scheduler=scheduler,
+            workers=workers,
+            force=force,
+            block_frames=block_frames,
+            progress=show,
+        )
+    _summary(results)
+    _leave(results)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="Result folder.", metavar="DIR")]) -> None:
+    """Write the report again, from the result folder alone.
+
+    Example: exotrack report results
+    """
+    from exotrack import report as reporting
+    from exotrack.storage import open_results
+
+    open_results(folder)  # an unfinished run has no report
+    for path in reporting.write(folder):
+        terminal.say(str(path))
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Result folder.", metavar="DIR")],
+    reference: Annotated[str, typer.Option(help="Batch that the others are compared with.", metavar="BATCH")],
+) -> None:
+    """Compare every batch with a reference batch.
+
+    Example: exotrack compare results --reference B1
+    """
+    from exotrack.storage import open_results
+
+    results = open_results(folder)
+    batches = [str(batch) for batch in results.batches["batch"]]
+    if reference not in batches:
+        raise InputError(f"--reference {reference!r}: no such batch in {folder}; known: {', '.join(batches) or 'none'}")
+    rows = []
+    for pair in results.comparisons.to_dict("records"):
+        if reference not in (pair["batch_a"], pair["batch_b"]):
+            continue
+        first = pair["batch_a"] == reference
+        ratios = [_ratio(pair, name, invert=not first) for name in ("d50_ratio", "concentration_ratio")]
+        distance = terminal.interval(*(pair[f"wasserstein_nm{end}"] for end in ("", "_lo", "_hi")))
+        null = terminal.interval(pair["wasserstein_null_nm"], float("nan"), float("nan"))
+        rows.append([pair["batch_b"] if first else pair["batch_a"], distance, null, *ratios])
+    header = ["batch", "Wasserstein distance, nm", "by chance up to, nm", "ratio of D50", "ratio of concentrations"]
+    terminal.table(f"Batches against {reference}", header, rows)
+
+
+def _ratio(pair: Mapping[Any, Any], name: str, *, invert: bool) -> str:
+    value, lo, hi = (pair[f"{name}{end}"] for end in ("", "_lo", "_hi"))
+    return terminal.interval(1 / value, 1 / hi, 1 / lo) if invert else terminal.interval(value, lo, hi)
+
+
+def _summary(results: Results) -> None:
+    rows = []
+    for batch in results.batches.to_dict("records"):
+        sizes = [
+            terminal.interval(*(batch[f"{name}{end}"] for end in ("", "_lo", "_hi")))
+            for name in ("d50_nm", "mode_nm", "concentration_per_ml")
+        ]
+        rows.append([str(batch["batch"]), f"{batch['n_videos']}", f"{batch['n_tracks']}", *sizes])
+    if rows:
+        terminal.table("Batches", ["batch", "videos", "tracks", "D50, nm", "mode, nm", "per mL"], rows)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.complain("interrupted; finished videos are kept: run the same command again to resume")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _leave(results: Results) -> None:
+    """Say where the results are, name the failures, and exit."""
+    terminal.say(f"Report:  {results.report}")
+    terminal.say(f"Results: {results.path}")
+    for video_id, failure in results.failures.items():
+        terminal.complain(f"{video_id}: {failure['reason']}")
+    if results.failures:
+        raise typer.Exit(1)

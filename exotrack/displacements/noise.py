@@ -1,0 +1,207 @@
+"""What besides diffusion shapes the covariance of displacements: localization error, shutter, memory of the camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exotrack.displacements.flow import Flow
+from exotrack.tables import F64, I64
+
+MEMORY_LAGS = 12
+"""Frames over which an image may be carried over: the usual distance between key frames of a video codec."""
+
+_STEPS_PER_CLASS = 2000  # so that the pooled localization variance has a standard error below 0.025 DΔt
+_MOST_CLASSES = 10
+_MEMORY_SIGNIFICANT = 4.0  # standard errors: short of this the estimate stays what the shutter explains
+_LEVEL_SIGNIFICANT = 3.0
+_MAX_BLUR = 1.0 / 6.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Flow-corrected displacements over exactly one frame, ordered by track, then frame."""
+
+    y: F64
+    x: F64
+    frame: I64
+    track: I64
+    n_tracks: int
+
+    def products(self, lag: int) -> tuple[F64, F64]:
+        """Per track: sum over both axes of products of displacements `lag` frames apart, and their number."""
+        if lag == 0:
+            track, product = self.track, self.y**2 + self.x**2
+        else:
+            # A step `lag` frames later is at most `lag` rows further on.
+            key = self.track * (int(self.frame.max(initial=0)) + lag + 1) + self.frame
+            later = np.searchsorted(key, key + lag)
+            found = np.flatnonzero(later < len(key))
+            found = found[key[later[found]] == key[found] + lag]
+            found = found[self.track[later[found]] == self.track[found]]
+            track = self.track[found]
+            product = self.y[found] * self.y[later[found]] + self.x[found] * self.x[later[found]]
+        total = np.bincount(track, product, self.n_tracks).astype(np.float64)
+        return total, 2.0 * np.bincount(track, minlength=self.n_tracks).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of the motion shows up only after the next frame."""
+
+    factor: float
+    """Diffusion coefficient over its value from the variance and the next-frame covariance alone; 1 without memory."""
+    error: float
+    """Standard error of the factor; 0 without memory."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Localization variance and blur, as the covariance model of the likelihood takes them."""
+
+    variance_y: F64
+    """Per localization, µm²."""
+    variance_x: F64
+    blur: F64
+    """Motion-blur coefficient R per track."""
+    error_scale: F64
+    """Localization variance found over that of the Fisher matrix, per class of brightness; NaN without the latter."""
+
+
+def measure_memory(steps: Steps, weight: F64, flow: Flow) -> Memory:
+    """Find out whether displacements stay correlated for longer than a shutter can make them.
+
+    Displacements of free particles two or more frames apart are independent, whatever the shutter and the white
+    localization error. Temporal noise reduction and predictive video codecs carry part of an image over into the
+    next ones: positions then trail behind, short-lag estimates of D are too small, and the covariances at lags
+    2 … `MEMORY_LAGS` are positive. Their sum restores D, since ½⟨Δ²⟩ + Σ⟨ΔΔ₊ⱼ⟩ = DΔt for any such response. Covariances
+    at lags beyond, up to twice as long, are residual flow; where they are significant their mean is taken off all
+    of them. Without a sum that is four standard errors above zero nothing is changed.
+
+    Parameters
+    ----------
+    steps : Steps
+        Displacements over one frame.
+    weight : float64 array, shape (n_tracks,)
+        Weight of a track, the inverse of its mean squared displacement.
+    flow : Flow
+        What was subtracted.
+    """
+    sums = [steps.products(lag) for lag in range(2 * MEMORY_LAGS + 1)]
+    counts = np.array([weight @ n for _, n in sums])
+    if np.any(counts[: MEMORY_LAGS + 1] == 0):
+        return Memory(1.0, 0.0)
+    counts = np.maximum(counts, np.finfo(float).tiny)
+    c = np.array([weight @ s for s, _ in sums]) / counts
+    c += c[0] * np.array([flow.lost_covariance(lag) for lag in range(len(c))])
+
+    def with_error(use: F64) -> tuple[float, float]:
+        """Sum of covariances and its standard error from the influence of each track."""
+        influence = np.zeros(steps.n_tracks)
+        for (s, n), value, total, share in zip(sums, c, counts, use, strict=True):
+            influence += share * weight * (s - value * n) / total
+        return float(use @ c), float(np.sqrt(np.sum(influence**2)))
+
+    lag = np.arange(len(c))
+    beyond = (lag > MEMORY_LAGS) / MEMORY_LAGS
+    level, level_error = with_error(beyond)
+    flat = float(level > _LEVEL_SIGNIFICANT * level_error)
+    later = ((lag >= 2) & (lag <= MEMORY_LAGS)) - flat * (MEMORY_LAGS - 1) * beyond
+    late, late_error = with_error(later)
+    short = 0.5 * c[0] + c[1] - flat * 1.5 * level
+    if short <= 0 or late < _MEMORY_SIGNIFICANT * late_error:
+        return Memory(1.0, 0.0)
+    shown = 0.5 * c[0] + c[1]
+    return Memory(float((short + late) / shown), late_error / float(shown))
+
+
+def measure_noise(
+    steps: Steps,
+    crlb_y: F64,
+    crlb_x: F64,
+    mass: F64,
+    offsets: I64,
+    flow: Flow,
+    *,
+    blur: float | None,
+) -> Noise:
+    """Localization variance per brightness class from the pooled covariances of displacements.
+
+    With a known shutter the variance of a class is R⟨Δ²⟩ + (2R − 1)⟨ΔΔ₊⟩; it is averaged by precision with that of the
+    Fisher matrix, which is trusted to its own size, and handed out to the localizations in the proportions of the
+    Fisher matrix. With an unknown shutter only −⟨ΔΔ₊⟩ = σ² − 2RDΔt is known: a positive value is taken as localization
+    error without blur, a negative one as blur without localization error. Both have the covariance that was seen,
+    and both leave it positive definite at every D.
+
+    Parameters
+    ----------
+    steps : Steps
+        Displacements over one frame.
+    crlb_y, crlb_x : float64 array, shape (n_localizations,)
+        Localization variance of the Fisher matrix, µm²; NaN where there is none.
+    mass : float64 array, shape (n_tracks,)
+        Mean integrated signal of each track; NaN where unknown.
+    offsets : int64 array, shape (n_tracks + 1,)
+        First localization of each track.
+    flow : Flow
+        What was subtracted.
+    blur : float or None
+        Motion-blur coefficient R, None if unknown.
+
+    References
+    ----------
+    Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), doi:10.1103/PhysRevE.89.022726.
+    """
+    square, n_square = steps.products(0)
+    product, n_product = steps.products(1)
+    variance_y, variance_x = np.empty(offsets[-1]), np.empty(offsets[-1])
+    blurs = np.full(len(mass), blur or 0.0)
+    classes = _brightness_classes(mass, n_product / 2)
+    scales = np.full(classes.max(initial=0) + 1, np.nan)
+    of_spot = np.repeat(classes, np.diff(offsets))
+    for i in range(len(scales)):
+        tracks, spots = classes == i, of_spot == i
+        n0, n1 = float(n_square[tracks].sum()), float(n_product[tracks].sum())
+        c0 = float(square[tracks].sum()) / max(n0, 1.0)
+        c1 = float(product[tracks].sum()) / max(n1, 1.0)
+        c0, c1 = c0 * (1.0 + flow.lost_covariance(0)), c1 + c0 * flow.lost_covariance(1)
+        both = np.concatenate([crlb_y[spots], crlb_x[spots]])
+        fisher = float(np.mean(both[np.isfinite(both)])) if np.any(np.isfinite(both)) else float("nan")
+        if blur is None:
+            variance = max(-c1, 0.0)
+            short = 0.5 * c0 + c1  # DΔt
+            blurs[tracks] = min(max(c1, 0.0) / (2.0 * short), _MAX_BLUR) if short > 0 else 0.0
+        else:
+            variance = _combined(c0, c1, n1, blur, fisher)
+        if np.isfinite(fisher) and fisher > 0:
+            scales[i] = variance / fisher
+            variance_y[spots] = np.where(np.isfinite(crlb_y[spots]), crlb_y[spots] * scales[i], variance)
+            variance_x[spots] = np.where(np.isfinite(crlb_x[spots]), crlb_x[spots] * scales[i], variance)
+        else:
+            variance_y[spots] = variance_x[spots] = variance
+    return Noise(variance_y=variance_y, variance_x=variance_x, blur=blurs, error_scale=scales)
+
+
+def _combined(c0: float, c1: float, n1: float, blur: float, fisher: float) -> float:
+    """Precision-weighted mean of the covariance-based localization variance and that of the Fisher matrix, µm²."""
+    seen = blur * c0 + (2.0 * blur - 1.0) * c1
+    if not (np.isfinite(fisher) and fisher > 0):
+        return max(seen, 0.0)
+    if n1 == 0:
+        return fisher
+    error2 = c0**2 * (2.0 * blur**2 + (1.0 - 2.0 * blur) ** 2) / n1
+    combined = (seen / error2 + 1.0 / fisher) / (1.0 / error2 + 1.0 / fisher**2) if error2 > 0 else seen
+    return max(combined, 0.25 * fisher)  # the Fisher matrix is a lower bound, up to the error of its inputs
+
+
+def _brightness_classes(mass: F64, n_pairs: F64) -> I64:
+    """Class of each track: quantiles of brightness that hold about the same number of displacements."""
+    n_classes = int(np.clip(n_pairs.sum() // _STEPS_PER_CLASS, 1, _MOST_CLASSES))
+    if n_classes <= 1 or not np.all(np.isfinite(mass)):
+        return np.zeros(len(mass), np.int64)
+    order = np.argsort(mass, kind="stable")
+    reached = np.cumsum(n_pairs[order]) / n_pairs.sum()
+    classes = np.empty(len(mass), np.int64)
+    classes[order] = np.minimum((reached * n_classes).astype(np.int64), n_classes - 1)
+    return classes

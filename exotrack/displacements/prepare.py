@@ -1,0 +1,271 @@
+"""From localizations to displacements: flow, noise and memory of one video, in the order they need each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exotrack.acquisition import Acquisition
+from exotrack.displacements.flow import Flow, estimate_flow, no_flow
+from exotrack.displacements.noise import Memory, Noise, Steps, measure_memory, measure_noise
+from exotrack.protocol import Protocol
+from exotrack.tables import F64, I32, I64, Tracks
+
+_STUCK_MIN_STEPS = 10
+_STUCK_RATIO = 0.8
+_ERROR_RANGE = 5.0  # a Fisher error this many times off the median is a failed fit, not information
+
+
+@dataclass(frozen=True, eq=False)
+class Displacements:
+    """Displacements of the tracks of one video with at least two localizations, in compressed rows.
+
+    Localizations of track i are ``offsets[i]:offsets[i + 1]``; its displacements are
+    ``offsets[i] − i : offsets[i + 1] − i − 1``.
+    """
+
+    particle: I64
+    """Track, as in Tracks."""
+    identity: I64
+    """The uncut track that each track is a piece of."""
+    offsets: I64
+    """First localization of each track, shape (n_tracks + 1,)."""
+    first_frame: I32
+    n_frames: I32
+    """Localizations per track."""
+    span: I32
+    """Frames from the first to the last localization of the whole identity, both included."""
+    mass: F64
+    """Mean integrated signal of each track, DN; NaN where unknown."""
+    start_margin_um: F64
+    """Distance of the identity's first localization from the nearest border, µm; −1 where its start was not seen."""
+    stuck: np.typing.NDArray[np.bool_]
+    """Whether the track does not move beyond its localization error."""
+    step_y_um: F64
+    """Displacement along y without the flow, µm."""
+    step_x_um: F64
+    """The same along x."""
+    gap: I32
+    """Frames that each displacement spans."""
+    noise: Noise
+    """Localization variance per localization and blur per track."""
+    flow: Flow
+    """What was subtracted."""
+    memory: Memory
+    """What the camera or codec carries over between frames."""
+    D_um2_s: float
+    """Diffusion coefficient pooled over all displacements, from covariances, corrected; NaN without displacements."""
+    diffusion_scale: float
+    """True diffusion coefficient over the one that the likelihood finds: loss to the flow, and memory."""
+    diffusion_scale_error: float
+    """Relative standard error of that."""
+    anisotropy: float
+    """Pooled D along y over that along x; 1 is right, 5 % off is astigmatism, vibration or a sheared flow."""
+    localization_error_px: float
+    """Median s.d. of a position per axis, px, as found in the covariances."""
+
+    @property
+    def n_steps(self) -> I32:
+        """Displacements per track."""
+        steps: I32 = self.n_frames - np.int32(1)
+        return steps
+
+    def __len__(self) -> int:
+        return len(self.particle)
+
+
+def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None) -> Displacements:
+    """Prepare the displacements of one video for every estimate that uses them.
+
+    In order: tracks that do not move are told from those that do; the collective flow is estimated from the moving
+    ones and subtracted (``protocol.link.flow = "none"`` leaves it); pooled covariances give the localization
+    variance per brightness class, the blur where the exposure is unknown, and the memory of camera and codec.
+
+    Parameters
+    ----------
+    tracks : Tracks
+        Ordered by particle, then frame; from `exotrack.link` or from trackpy.
+    acquisition : Acquisition
+        Pixel size, frame interval, exposure, frame shape and cuts.
+    protocol : Protocol, optional
+        Defaults to all defaults.
+
+    Returns
+    -------
+    Displacements
+        Tracks of one localization are left out; without tracks all arrays are empty and the numbers NaN or neutral.
+
+    Notes
+    -----
+    A particle that adheres keeps its position up to independent errors, so that half its mean squared displacement
+    equals the variance of its position (von Neumann's ratio 1); a Brownian path of N steps has about 3/N. A track of
+    ten or more displacements with a ratio above 0.8 is stuck. The test uses raw positions and no assumed error.
+    """
+    settings = protocol or Protocol()
+    rows, offsets = _rows_of_tracks(tracks)
+    frame = tracks.frame[rows].astype(np.int64)
+    n_frames = max(acquisition.n_frames or 0, int(frame.max(initial=-1)) + 1)
+    y = tracks.y[rows] * acquisition.pixel_size_um
+    x = tracks.x[rows] * acquisition.pixel_size_um
+    inside = np.ones(max(len(rows) - 1, 0), bool)
+    inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements
+    step_y, step_x, gap = np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside]
+    at = frame[:-1][inside] if len(frame) else frame
+    of_step = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets) - 1)
+    stuck = _stuck(y, x, step_y**2 + step_x**2, offsets)
+
+    single = (gap == 1) & ~stuck[of_step]
+    weight = _track_weights(step_y, step_x, of_step, single, len(stuck))
+    if settings.link.flow == "none":
+        flow = no_flow(n_frames)
+    else:
+        flow = estimate_flow(
+            step_y[single], step_x[single], at[single], of_step[single], weight[of_step[single]], n_frames
+        )
+    step_y = step_y - _flow_between(flow.y_um, at, gap)
+    step_x = step_x - _flow_between(flow.x_um, at, gap)
+
+    steps = Steps(step_y[single], step_x[single], at[single], of_step[single], len(stuck))
+    memory = measure_memory(steps, weight, flow)
+    known_blur = None if acquisition.exposure_s is None or memory.factor != 1.0 else acquisition.blur
+    mass = _track_means(tracks.mass[rows].astype(np.float64), offsets)
+    noise = measure_noise(
+        steps,
+        _fisher_variance(tracks.y_err[rows], acquisition.pixel_size_um),
+        _fisher_variance(tracks.x_err[rows], acquisition.pixel_size_um),
+        mass,
+        offsets,
+        flow,
+        blur=known_blur,
+    )
+    short_y, short_x = _pooled_short(steps, flow, acquisition.frame_interval_s)
+    pooled = 0.5 * (short_y + short_x)
+    error = float(np.median(np.concatenate([noise.variance_y, noise.variance_x]))) if len(rows) else float("nan")
+    noise_ratio = error / (pooled * acquisition.frame_interval_s) if pooled > 0 else 0.0
+    blur = float(np.median(noise.blur)) if len(stuck) else 0.0
+    kept = 1.0 - flow.lost_diffusion(noise_ratio, blur) if flow.own_share else 1.0
+    first = offsets[:-1]
+    identity = tracks.identity[rows][first]
+    span, margin = _identity_starts(identity, frame, y, x, offsets, acquisition)
+    return Displacements(
+        particle=tracks.particle[rows][first],
+        identity=identity,
+        offsets=offsets,
+        first_frame=frame[first].astype(np.int32),
+        n_frames=np.diff(offsets).astype(np.int32),
+        span=span,
+        mass=mass,
+        start_margin_um=margin,
+        stuck=stuck,
+        step_y_um=step_y,
+        step_x_um=step_x,
+        gap=gap.astype(np.int32),
+        noise=noise,
+        flow=flow,
+        memory=memory,
+        D_um2_s=pooled * memory.factor,
+        diffusion_scale=memory.factor / max(kept, 0.1),
+        diffusion_scale_error=memory.error / memory.factor,
+        anisotropy=short_y / short_x if short_x > 0 else float("nan"),
+        localization_error_px=float(np.sqrt(error)) / acquisition.pixel_size_um,
+    )
+
+
+def _rows_of_tracks(tracks: Tracks) -> tuple[I64, I64]:
+    """Rows of tracks with two localizations or more, and where each track starts among them."""
+    starts = np.flatnonzero(np.diff(tracks.particle, prepend=tracks.particle[:1] - 1))
+    length = np.diff(starts, append=len(tracks))
+    rows = np.flatnonzero(np.repeat(length >= 2, length))
+    return rows, np.concatenate([[0], np.cumsum(length[length >= 2])]).astype(np.int64)
+
+
+def _stuck(y: F64, x: F64, square: F64, offsets: I64) -> np.typing.NDArray[np.bool_]:
+    n = np.diff(offsets)
+    variance = _track_means((y - np.repeat(_track_means(y, offsets), n)) ** 2, offsets)
+    variance += _track_means((x - np.repeat(_track_means(x, offsets), n)) ** 2, offsets)
+    half_step = 0.5 * np.bincount(np.repeat(np.arange(len(n)), n - 1), square, len(n)) / (n - 1)
+    stuck: np.typing.NDArray[np.bool_] = (n > _STUCK_MIN_STEPS) & (half_step > _STUCK_RATIO * variance)
+    return stuck
+
+
+def _track_means(value: F64, offsets: I64) -> F64:
+    if len(offsets) == 1:
+        return np.empty(0)
+    means: F64 = np.add.reduceat(value, offsets[:-1]) / np.diff(offsets)
+    return means
+
+
+def _track_weights(step_y: F64, step_x: F64, track: I64, single: np.typing.NDArray[np.bool_], n_tracks: int) -> F64:
+    """Inverse mean squared displacement per track about the common mean; shrunk, so that few steps cannot dominate.
+
+    Fast particles and tracks with a wrong link then count little in means over tracks.
+    """
+    if not np.any(single):
+        return np.zeros(n_tracks)
+    square = (step_y - np.median(step_y[single])) ** 2 + (step_x - np.median(step_x[single])) ** 2
+    count = np.bincount(track[single], minlength=n_tracks)
+    mean = np.bincount(track[single], square[single], n_tracks) / np.maximum(count, 1)
+    typical = float(np.median(mean[count > 0]))
+    weight = (count > 0) * (count + 4.0) / (mean * count + typical * 4.0 + 1e-300)
+    relative: F64 = weight / weight.max()
+    return relative
+
+
+def _flow_between(flow: F64, at: I64, gap: I64) -> F64:
+    """Flow summed over the frames that each displacement spans."""
+    path = np.concatenate([[0.0], np.cumsum(flow)])
+    moved: F64 = path[at + gap] - path[at]
+    return moved
+
+
+def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[float, float]:
+    """Covariance-based D along y and x from all displacements."""
+    result = []
+    for axis in (steps.y, steps.x):
+        one = Steps(axis, np.zeros_like(axis), steps.frame, steps.track, steps.n_tracks)
+        square, n0 = (a.sum() for a in one.products(0))
+        product, n1 = (a.sum() for a in one.products(1))
+        if n0 == 0 or n1 == 0:
+            return float("nan"), float("nan")
+        c0, c1 = 2.0 * square / n0, 2.0 * product / n1
+        c0, c1 = c0 * (1.0 + flow.lost_covariance(0)), c1 + c0 * flow.lost_covariance(1)
+        result.append(float(0.5 * c0 + c1) / frame_interval_s)
+    return result[0], result[1]
+
+
+def _fisher_variance(error_px: np.typing.NDArray[np.float32], pixel_size_um: float) -> F64:
+    """Variance in µm² of positions; NaN for errors that are none, and those far off the median drawn in."""
+    error = error_px.astype(np.float64) * pixel_size_um
+    error[~(np.isfinite(error) & (error > 0))] = np.nan
+    if np.all(np.isnan(error)):
+        return error
+    typical = np.nanmedian(error)
+    variance: F64 = np.clip(error, typical / _ERROR_RANGE, typical * _ERROR_RANGE) ** 2
+    return variance
+
+
+def _identity_starts(
+    identity: I64, frame: I64, y: F64, x: F64, offsets: I64, acquisition: Acquisition
+) -> tuple[I32, F64]:
+    """Per track: frames spanned by its identity, and how far inside the frame that identity was first seen."""
+    if len(identity) == 0:
+        return np.empty(0, np.int32), np.empty(0)
+    _, inverse = np.unique(identity, return_inverse=True)
+    begin, end = frame[offsets[:-1]], frame[offsets[1:] - 1]
+    first = np.full(inverse.max() + 1, np.iinfo(np.int64).max)
+    last = np.full(inverse.max() + 1, -1)
+    np.minimum.at(first, inverse, begin)
+    np.maximum.at(last, inverse, end)
+    if acquisition.frame_shape is not None:
+        height, width = ((n - 1) * acquisition.pixel_size_um for n in acquisition.frame_shape)
+        low_y, low_x = 0.0, 0.0
+    else:
+        low_y, height, low_x, width = y.min(), y.max(), x.min(), x.max()
+    ys, xs = y[offsets[:-1]], x[offsets[:-1]]
+    inside = np.minimum(np.minimum(ys - low_y, height - ys), np.minimum(xs - low_x, width - xs))
+    margin = np.full(len(first), -1.0)
+    leads = begin == first[inverse]
+    margin[inverse[leads]] = np.maximum(inside[leads], 0.0)
+    margin[np.isin(first, (0, *acquisition.cuts))] = -1.0  # already there when recording began
+    return (last - first + 1)[inverse].astype(np.int32), margin[inverse]

@@ -1,0 +1,197 @@
+"""How far particles move from frame to frame: a mixture of diffusion coefficients, learned before anything is linked.
+
+Linking wants to know the distribution of steps, and steps are known only once spots are linked. The way out is to
+count *all* distances from spots of one frame to spots of the next. Chance neighbours contribute as many as the spots
+of one and the same frame have among themselves; what exceeds that are the steps of the particles. (The idea of
+particle image cross-correlation: Semrau & Schmidt, Biophys. J. 92, 613 (2007), doi:10.1529/biophysj.106.092577.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from exotrack.link.frames import Frames
+from exotrack.tables import F64, I64
+
+N_COMPONENTS = 25
+"""Diffusion coefficients in the mixture, equally spaced in their logarithm …"""
+SPAN = 1000.0
+"""… over this ratio of the largest to the smallest: neighbours differ by a third, less than one step can tell."""
+
+BINS = 64
+"""Bins of distance, quadratically spaced, that the mixture is fitted to."""
+ITERATIONS = 5000
+"""Iterations of the fit: it narrows slowly, and after 300 the gate of uniform particles is still a fifth too wide."""
+CHANCE_COUNT = 20.0
+"""Chance neighbours in a bin at which their measured number is trusted as much as a uniform distribution."""
+SURVIVAL = (0.5, 0.99)
+"""Limits of the share of spots with a partner in the next frame: neither end can be told from few spots."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Distribution of displacements after subtraction of the flow, and how often there is one.
+
+    The displacement of a particle with diffusion coefficient D over g frame intervals Δt has the density
+    exp(−r²/v)/(πv) with v = 4DΔt(g − 2R) and the motion blur R. D is the apparent one: it counts the localization
+    error as motion, for the errors stated with positions may be far off before many tracks have been compared.
+    """
+
+    diffusion_px2: F64
+    """D·Δt of each component, px², increasing."""
+    weights: F64
+    """Share of the steps that each component makes."""
+    blur: float
+    """R."""
+    survival: float
+    """Share of spots with a partner in the next frame."""
+    density: float
+    """Spots per px² and frame."""
+
+    def variances(self, intervals: int = 1) -> F64:
+        """Mean squared displacement v of each component over a number of frame intervals, px²."""
+        return 4.0 * self.diffusion_px2 * (intervals - 2.0 * self.blur)
+
+    def reach(self, miss_probability: float, intervals: int = 1) -> float:
+        """Distance, px, that the fastest component exceeds in `miss_probability` of its steps."""
+        return float(np.sqrt(-np.log(miss_probability) * self.variances(intervals)[-1]))
+
+    def gate(self, miss_probability: float, intervals: int = 1) -> float:
+        """Smallest distance, px, that less than `miss_probability` of all steps exceed."""
+        v = self.variances(intervals)
+        lower, upper = 0.0, self.reach(miss_probability, intervals)
+        for _ in range(60):
+            middle = 0.5 * (lower + upper)
+            if self.weights @ np.exp(-(middle**2) / v) < miss_probability:
+                upper = middle
+            else:
+                lower = middle
+        return upper
+
+    def minus_log_density(self, distance: F64, intervals: int = 1) -> F64:
+        """−ln of the density of a displacement, per px²; distances in px, any shape."""
+        v = self.variances(intervals)
+        exponent = np.log(self.weights / (np.pi * v)) - np.asarray(distance)[..., None] ** 2 / v
+        return np.asarray(-np.logaddexp.reduce(exponent, axis=-1))
+
+    def precision(self, distance: F64) -> F64:
+        """Mean of 1/v over the components that a one-interval step of this length, px, may come from, px⁻²."""
+        v = self.variances()
+        exponent = np.log(self.weights / v) - distance[:, None] ** 2 / v
+        share = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        return np.asarray(share @ (1.0 / v) / share.sum(axis=1))
+
+    @property
+    def unmatched(self) -> float:
+        """−ln of the odds of a link against a spot that vanishes and one that appears, without its step density."""
+        vanishing = 1.0 - self.survival
+        odds = vanishing * vanishing * self.density / self.survival
+        return float(-np.log(max(odds, np.finfo(float).tiny)))
+
+    @property
+    def typical(self) -> float:
+        """Mean squared displacement v, px², of the component in the middle: half of the steps have a larger one."""
+        below = np.cumsum(self.weights) - 0.5 * self.weights
+        return float(np.exp(np.interp(0.5, below, np.log(self.variances()))))
+
+
+def any_steps(largest_px2: float, blur: float, density: float) -> Steps:
+    """Steps of which nothing is known but the largest D·Δt, px²: all components alike, nineteen partners in twenty."""
+    diffusion = largest_px2 * np.geomspace(1.0 / SPAN, 1.0, N_COMPONENTS)
+    return Steps(diffusion, np.full(N_COMPONENTS, 1.0 / N_COMPONENTS), blur, 0.95, density)
+
+
+def learn_steps(
+    prior: Steps, y: F64, x: F64, frames: Frames, flow: F64, *, reach: float, extent: tuple[float, float], backend: Any
+) -> Steps:
+    """Steps in this video, from the distances between all spots of consecutive frames.
+
+    Parameters
+    ----------
+    prior : Steps
+        What is known beforehand; it weighs as much as one step.
+    y, x : float64 (n,)
+        Positions, px, ordered by frame.
+    frames : Frames
+        Rows of each frame.
+    flow : float64 (n_frames − 1, 2)
+        Collective displacement from each frame to the next, px.
+    reach : float
+        Largest distance to look at, px: the gate of the fastest particle.
+    extent : (float, float)
+        Height and width of the field, px.
+    backend : module
+        Where distances are counted.
+
+    Returns
+    -------
+    Steps
+        `prior` where there are no two consecutive frames with spots.
+    """
+    first, pairs = frames.pairs(1)
+    if len(first) == 0:
+        return prior
+    itself = frames.pairs(0)[1]
+    n_spots = 0.5 * _rows(pairs).sum()  # sources and targets alike, so that time has no direction
+    n_other = int(np.sum(_rows(pairs)[:, 0] * _rows(pairs)[:, 1]))
+    n_same = int(np.sum(_rows(itself)[:, 0] * (_rows(itself)[:, 1] - 1)))
+    other = backend.distance_histogram(y, x, pairs, flow[first], reach=reach, bins=BINS)
+    same = backend.distance_histogram(y, x, itself, np.zeros((len(itself), 2)), reach=reach, bins=BINS)
+    edges = reach * np.linspace(0.0, 1.0, BINS + 1) ** 2
+    uniform = _uniform_neighbours(edges, extent)
+    chance = _chance_neighbours(same, uniform) / max(n_same, 1)
+    # Spots too close to be told apart take turns in dense video: one vanishes, its neighbour appears. Frames by
+    # themselves do not show such pairs, and without a place of their own they would pass for fast particles.
+    shares = np.vstack([_step_shares(edges, prior.variances()), uniform / uniform.sum()])
+    amounts = _unmix(other, chance, n_other, shares, n_spots)[:-1]
+    partners = float(amounts.sum())
+    return replace(
+        prior,
+        weights=(amounts + prior.weights) / (partners + 1.0),
+        survival=float(np.clip(partners / n_spots, *SURVIVAL)),
+    )
+
+
+def _rows(pairs: I64) -> I64:
+    """Number of sources and targets of each pair of frames, shape (n_pairs, 2)."""
+    return pairs[:, 1::2] - pairs[:, 0::2]
+
+
+def _step_shares(edges: F64, variances: F64) -> F64:
+    """Share of the steps of each component that ends in each bin of distance, shape (components, bins)."""
+    beyond = np.exp(-(edges**2) / variances[:, None])
+    return beyond[:, :-1] - beyond[:, 1:]
+
+
+def _uniform_neighbours(edges: F64, extent: tuple[float, float]) -> F64:
+    """Chance neighbours in each bin for uniform spots in a rectangle, up to a factor: the border has fewer."""
+    height, width = extent
+    r = np.minimum(edges, min(height, width))
+    reached = np.pi * height * width * r**2 - 4.0 / 3.0 * (height + width) * r**3 + 0.5 * r**4
+    return np.diff(reached)
+
+
+def _chance_neighbours(same: I64, uniform: F64) -> F64:
+    """Expected number of chance neighbours per bin: as counted within frames, or uniform where there are few.
+
+    Counted within frames, they follow from uneven illumination, the border of the field, and the distance that two
+    spots must keep to be told apart; a uniform density would mistake each of these for steps.
+    """
+    expected = uniform * (same.sum() / uniform.sum())
+    return np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT))
+
+
+def _unmix(counts: I64, chance: F64, n_pairs: int, shares: F64, n_spots: float) -> F64:
+    """Number of pairs of each kind of `shares`, by expectation maximization on Poisson counts.
+
+    Each of the `n_pairs` pairs of spots is of one of these kinds or falls into a bin with probability `chance`.
+    """
+    amounts = np.full(len(shares), n_spots / len(shares))
+    reached = shares.sum(axis=1)
+    for _ in range(ITERATIONS):
+        expected = amounts @ shares + max(n_pairs - amounts.sum(), 0.0) * chance
+        amounts = amounts * (shares @ (counts / np.maximum(expected, 1e-300))) / reached
+    return amounts

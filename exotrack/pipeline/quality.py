@@ -1,0 +1,164 @@
+"""What a reader should know before trusting a video: each remark with a code, a level and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import numpy as np
+
+from exotrack.acquisition import Acquisition
+from exotrack.tables import F64, U16, LinkSummary, Localizations, ParticleFlag, Particles, SpotFlag, SpotModel
+
+MISLINK_ADVISED, MISLINK_HIGH = 0.03, 0.05
+TRACKS_ADVISED, TRACKS_FEW = 1000, 100
+SHARE_HIGH = 0.05
+FLOW_STEPS = 2.0
+ANISOTROPY = 0.05
+FRAMES_FEW = 100
+
+
+class Flag(TypedDict):
+    """A remark on a video, as `video.json` holds it."""
+
+    code: str
+    level: Literal["info", "warning"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the remarks on a video are based on."""
+
+    acquisition: Acquisition
+    model: SpotModel
+    spots: Localizations
+    particles: Particles
+    linking: LinkSummary
+    n_used: int
+    """Tracks that enter the size distribution."""
+    diffusion_um2_s: float
+    """Median diffusion coefficient; NaN without tracks."""
+    anisotropy: float
+    """Diffusion along y over that along x; NaN where unknown."""
+    n_frames: int
+
+
+def flags(evidence: Evidence) -> list[Flag]:
+    """All remarks on a video, in a fixed order: the recording, the spots, the motion, the counts."""
+    return [flag for part in (_recording, _spots, _motion, _counts) for flag in part(evidence)]
+
+
+def _info(code: str, message: str) -> Flag:
+    return Flag(code=code, level="info", message=message)
+
+
+def _warning(code: str, message: str) -> Flag:
+    return Flag(code=code, level="warning", message=message)
+
+
+def _recording(evidence: Evidence) -> Iterator[Flag]:
+    acquisition = evidence.acquisition
+    if acquisition.origins.get("temperature_c") == "protocol default":
+        yield _warning(
+            "temperature_assumed",
+            f"The temperature is not stated; {acquisition.temperature_c:g} °C was assumed. One kelvin changes the "
+            "diameter by about 2.6 %, and the intervals are wider for it. Fill in temperature_c in the sample sheet.",
+        )
+    if acquisition.exposure_s is None:
+        yield _info(
+            "exposure_unknown",
+            "The exposure time is not stated. The sizes do not depend on it, but the localization error cannot be "
+            "told from motion blur. Fill in exposure_s in the sample sheet.",
+        )
+    if acquisition.origins.get("frame_interval_s") == "container":
+        yield _info(
+            "container_rate",
+            f"The frame rate ({1 / acquisition.frame_interval_s:.4g} per second) was read from the video file, which "
+            "often states the playback rate instead. Check it, and fill in fps in the sample sheet.",
+        )
+    if evidence.n_frames < FRAMES_FEW:
+        yield _info("short_video", f"Only {evidence.n_frames} frames: {FRAMES_FEW} or more are advised.")
+
+
+def _spots(evidence: Evidence) -> Iterator[Flag]:
+    model, spots = evidence.model, evidence.spots
+    clipped = _share(spots.flag, SpotFlag.SATURATED)
+    if clipped > SHARE_HIGH:
+        yield _warning(
+            "saturated",
+            f"{clipped:.0%} of the spots are clipped at the camera's upper limit: lower the exposure or the gain.",
+        )
+    crowded = _share(spots.flag, SpotFlag.CROWDED)
+    if crowded > 2 * SHARE_HIGH:
+        yield _warning(
+            "crowded",
+            f"{crowded:.0%} of the spots have a neighbour within three widths: dilute the sample further.",
+        )
+    for warning in model.warnings:
+        yield _warning("image", f"{warning[:1].upper()}{warning[1:]}".rstrip(".") + ".")
+
+
+def _motion(evidence: Evidence) -> Iterator[Flag]:
+    linking, acquisition = evidence.linking, evidence.acquisition
+    if linking.mislink_index > MISLINK_ADVISED:
+        high = linking.mislink_index > MISLINK_HIGH
+        yield (_warning if high else _info)(
+            "mislink_high" if high else "mislink_raised",
+            f"Mislink index {linking.mislink_index:.3f}: about {linking.mislink_index / 2:.1%} of the steps may join "
+            f"different particles. {MISLINK_ADVISED:g} or less is advised: dilute, or record faster.",
+        )
+    if linking.n_shrunk:
+        yield _warning(
+            "dense_groups",
+            f"In {linking.n_shrunk} place(s) so many spots lay together that the search radius was narrowed.",
+        )
+    step_px = np.sqrt(4 * evidence.diffusion_um2_s * acquisition.frame_interval_s) / acquisition.pixel_size_um
+    flow_px = float(np.hypot(_mean(linking.flow_y_px), _mean(linking.flow_x_px)))
+    if flow_px > FLOW_STEPS * step_px:
+        yield _warning(
+            "flow_large",
+            f"The liquid flows by {flow_px:.1f} px per frame, {flow_px / step_px:.1f} times the Brownian step. It was "
+            "subtracted; a slower pump gives longer tracks.",
+        )
+    if abs(evidence.anisotropy - 1) > ANISOTROPY:
+        yield _warning(
+            "anisotropic",
+            f"Diffusion along y is {evidence.anisotropy:.2f} times that along x, and should be equal: look for "
+            "vibration, astigmatism or uneven flow.",
+        )
+    stuck = _share(evidence.particles.flag, ParticleFlag.STUCK)
+    if stuck > SHARE_HIGH:
+        yield _warning("stuck_particles", f"{stuck:.0%} of the tracks do not move; they were left out of the sizes.")
+    odd = _share(evidence.particles.flag, ParticleFlag.NOT_BROWNIAN)
+    if odd > SHARE_HIGH:
+        yield _warning(
+            "not_brownian",
+            f"{odd:.0%} of the tracks do not fit free diffusion (chance alone gives 0.1 %): wrong links, aggregates "
+            "or uneven flow.",
+        )
+
+
+def _counts(evidence: Evidence) -> Iterator[Flag]:
+    if not len(evidence.spots):
+        yield _info("no_spots", "No particles were found.")
+    elif evidence.n_used < TRACKS_FEW:
+        yield _warning(
+            "few_tracks",
+            f"Only {evidence.n_used} tracks are long enough for a size: the distribution of this video alone is "
+            f"uncertain. {TRACKS_ADVISED} or more per sample are advised.",
+        )
+    elif evidence.n_used < TRACKS_ADVISED:
+        yield _info(
+            "few_tracks",
+            f"{evidence.n_used} tracks are long enough for a size; {TRACKS_ADVISED} or more per sample are advised.",
+        )
+
+
+def _share(flag: U16, bit: int) -> float:
+    return float(np.mean((flag & bit) != 0)) if len(flag) else 0.0
+
+
+def _mean(values: F64) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

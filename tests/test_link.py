@@ -1,0 +1,519 @@
+"""Localizations → Tracks, against exact assignment, known trajectories and the symmetries of the problem."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import trackpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from exotrack import backends
+from exotrack.acquisition import Acquisition
+from exotrack.backends.cpu.match import LARGEST_GROUP
+from exotrack.errors import InputError
+from exotrack.link import link
+from exotrack.link.chains import number_tracks, track_starts
+from exotrack.link.frames import Frames
+from exotrack.link.steps import any_steps, learn_steps
+from exotrack.physics import stokes_einstein_constant, water_viscosity_mpa_s
+from exotrack.protocol import Protocol
+from exotrack.tables import Localizations, Tracks
+
+FIELD = (240, 320)
+LAPTRACK = Path(__file__).parents[1] / "../shared/data/laptrack_edges"
+
+
+# --- material -----------------------------------------------------------------------------------------------------
+
+
+def spots_at(frame, y, x, error=np.nan):
+    """Localizations at given places."""
+    n = len(frame)
+    rest = {name: np.zeros(n) for name in Localizations.columns() if name not in ("frame", "y", "x")}
+    errors = {"y_err": np.full(n, error), "x_err": np.full(n, error)}
+    return Localizations(**rest | errors | {"frame": np.asarray(frame, np.int32), "y": y, "x": x})
+
+
+def acquisition_of(step_px2, *, diameter_nm=100.0, **more):
+    """An acquisition in which a particle of this diameter has D·Δt = `step_px2` px²."""
+    diffusion = stokes_einstein_constant(25.0, water_viscosity_mpa_s(25.0)) / diameter_nm
+    pixel = float(np.sqrt(diffusion / 30.0 / step_px2))
+    return Acquisition(**{"pixel_size_um": pixel, "frame_interval_s": 1 / 30, "frame_shape": FIELD} | more)
+
+
+def protocol_of(**section):
+    return Protocol.from_dict({"link": section})
+
+
+def brownian(n, n_frames, steps_px2, seed, *, flow=None, dropout=0.0, error=0.0, margin=100):
+    """Localizations, and the particle of each, of `n` particles per frame that diffuse through from all sides."""
+    rng = np.random.default_rng(seed)
+    size = np.array(FIELD) + 2 * margin
+    population = round(n * size.prod() / np.prod(FIELD))
+    step = rng.choice(np.atleast_1d(steps_px2), population)
+    place = rng.uniform(0, size, (population, 2))
+    flow = np.zeros((n_frames, 2)) if flow is None else flow
+    rows = []
+    for frame in range(n_frames):
+        seen_at = place - margin + rng.normal(0, error, place.shape)
+        seen = np.all((seen_at >= 0) & (seen_at < FIELD), axis=1) & (rng.random(population) >= dropout)
+        rows.append(np.column_stack([np.full(population, frame), seen_at, np.arange(population)])[seen])
+        place = (place + rng.normal(0, np.sqrt(2 * step)[:, None], place.shape) + flow[frame]) % size
+    table = np.concatenate(rows)
+    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    return spots_at(table[:, 0], table[:, 1], table[:, 2], error), table[:, 3].astype(int)
+
+
+def links_of(tracks):
+    """Set of links, each by the frame and place of its two ends."""
+    spot = list(zip(tracks.frame.tolist(), tracks.y.tolist(), tracks.x.tolist(), strict=True))
+    same = np.flatnonzero(np.diff(tracks.particle) == 0)
+    return {(spot[i], spot[i + 1]) for i in same}
+
+
+def score(tracks, spots, truth):
+    """Share of wrong links, and mean squared one-frame displacement over that of the true links, flow ignored."""
+    known = {(f, y, x): p for f, y, x, p in zip(spots.frame, spots.y, spots.x, truth, strict=True)}
+    particle = np.array([known[key] for key in zip(tracks.frame, tracks.y, tracks.x, strict=True)])
+    same = np.diff(tracks.particle) == 0
+    wrong = np.mean(particle[1:][same] != particle[:-1][same])
+    return float(wrong), float(squared_steps(tracks.frame, tracks.y, tracks.x, tracks.particle).mean())
+
+
+def squared_steps(frame, y, x, particle, flow=None):
+    """Squared one-frame displacements of rows of the same particle, minus the flow."""
+    order = np.lexsort((frame, particle))
+    frame, y, x, particle = frame[order], y[order], x[order], particle[order]
+    one = (np.diff(particle) == 0) & (np.diff(frame) == 1)
+    moved = np.column_stack([np.diff(y), np.diff(x)])[one]
+    if flow is not None:
+        moved = moved - flow[frame[:-1][one]]
+    return (moved**2).sum(axis=1)
+
+
+def one_pair(sources, targets):
+    """Arguments of `match` for a single pair of frames."""
+    places = np.concatenate([sources, targets])
+    pairs = np.array([[0, len(sources), len(sources), len(places)]])
+    return np.ascontiguousarray(places[:, 0]), np.ascontiguousarray(places[:, 1]), pairs, np.zeros((1, 2))
+
+
+SQUARED = 1000.0 * np.linspace(0.0, 3.0, 301) ** 2
+"""Costs of links up to 3 px long: the square of the distance."""
+
+
+# --- oracle: exact assignment -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), m=st.integers(1, 40), dear=st.integers(500, 20_000))
+def test_match_has_the_cost_and_the_links_of_a_dense_assignment(seed, n, m, dear):
+    rng = np.random.default_rng(seed)
+    sources, targets = rng.uniform(0, 12, (n, 2)), rng.uniform(0, 12, (m, 2))
+    partner, n_shrunk = backends.load("cpu").match(
+        *one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=dear
+    )
+    distance = np.hypot(*(sources[:, None] - targets[None]).T).T
+    at = np.minimum((distance * 100).astype(int), 299)
+    cost = np.rint(SQUARED[at] + (distance * 100 - at) * (SQUARED[at + 1] - SQUARED[at])).astype(np.int64)
+    cost[(distance > 3.0) | (cost >= dear)] = 10**9
+    # Augmented by one private way out per source, at the price of staying unmatched.
+    out = np.full((n, n), 10**9)
+    np.fill_diagonal(out, dear)
+    rows, columns = linear_sum_assignment(np.hstack([cost, out]))
+    expected = np.where(columns < m, columns, -1)[np.argsort(rows)]
+    chosen = np.where(partner[:n] < 0, -1, partner[:n] - n)
+    linked = np.flatnonzero(chosen >= 0)
+    total = cost[linked, chosen[linked]].sum() + dear * (n - len(linked))
+    assert total == np.hstack([cost, out])[rows, columns].sum()
+    assert chosen.tolist() == expected.tolist()  # random places: the optimum is unique
+    assert n_shrunk == 0
+
+
+def test_match_prefers_the_pairing_over_the_greedy_link():
+    sources, targets = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[0.9, 0.0], [2.4, 0.0]])
+    partner, _ = backends.load("cpu").match(*one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+    assert partner.tolist() == [2, 3, -1, -1]  # greedy takes 1 → 2 (0.1 px) and leaves 2.4 px for the other
+
+
+def test_match_follows_the_flow_and_honours_the_gate():
+    sources, targets = np.array([[0.0, 0.0]]), np.array([[0.0, 5.0]])
+    y, x, pairs, _ = one_pair(sources, targets)
+    arguments = {"gate": 3.0, "costs": SQUARED, "cost_unmatched": 9001}
+    assert backends.load("cpu").match(y, x, pairs, np.array([[0.0, 1.9]]), **arguments)[0][0] == -1
+    assert backends.load("cpu").match(y, x, pairs, np.array([[0.0, 2.1]]), **arguments)[0][0] == 1
+
+
+def test_ties_go_to_the_lower_row():
+    sources, targets = np.array([[0.0, 0.0]]), np.array([[0.0, -1.0], [0.0, 1.0]])
+    partner, _ = backends.load("cpu").match(*one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+    assert partner[0] == 1
+
+
+def test_a_group_too_large_to_solve_is_narrowed_and_counted():
+    rng = np.random.default_rng(1)
+    side = 35
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2) * 1.5
+    assert len(grid) > 2 * LARGEST_GROUP
+    moved = grid + rng.uniform(-0.2, 0.2, grid.shape)
+    partner, n_shrunk = backends.load("cpu").match(*one_pair(grid, moved), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+    assert n_shrunk == 1
+    assert partner[: len(grid)].tolist() == (np.arange(len(grid)) + len(grid)).tolist()
+
+
+def test_identical_places_beyond_counting_neither_hang_nor_raise():
+    same = np.ones((LARGEST_GROUP + 1, 2))
+    partner, n_shrunk = backends.load("cpu").match(*one_pair(same, same), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+    assert n_shrunk == 1
+    assert (partner == -1).all()
+
+
+def test_matching_does_not_depend_on_which_pairs_are_solved_together():
+    spots, _ = brownian(80, 8, 2.0, 5)
+    _, pairs = Frames.of(spots.frame.astype(np.int64), 8, ()).pairs(1)
+    engine, flow = backends.load("cpu"), np.zeros((len(pairs), 2))
+    arguments = {"gate": 9.0, "costs": np.linspace(0, 1e7, 50), "cost_unmatched": 10**7}
+    together, _ = engine.match(spots.y, spots.x, pairs, flow, **arguments)
+    apart = np.full(len(spots), -1)
+    for i in range(len(pairs)):
+        partner, _ = engine.match(spots.y, spots.x, pairs[i : i + 1], flow[i : i + 1], **arguments)
+        apart = np.maximum(apart, partner)
+    assert together.tolist() == apart.tolist()
+
+
+# --- oracle: neighbours -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 30), m=st.integers(1, 30), reach=st.floats(0.5, 30.0))
+def test_neighbours_are_those_of_all_distances(seed, n, m, reach):
+    rng = np.random.default_rng(seed)
+    scale = np.array([20.0, rng.choice([0.0, 20.0])])  # all in one line, too
+    sources, targets, flow = (
+        rng.uniform(0, 1, (n, 2)) * scale,
+        rng.uniform(0, 1, (m, 2)) * scale,
+        np.array([[2.0, -1.0]]),
+    )
+    y, x, pairs, _ = one_pair(sources, targets)
+    engine = backends.load("cpu")
+    delta = targets[None] - sources[:, None]
+    distance = np.hypot(*(delta - flow[0]).T).ravel()
+    edges = reach * np.linspace(0, 1, 9) ** 2
+    counted = engine.distance_histogram(y, x, pairs, flow, reach=reach, bins=8)
+    assert counted.tolist() == np.histogram(distance[distance < reach], edges)[0].tolist()
+    plane = engine.displacement_histogram(y, x, pairs, reach=reach, bins=7)
+    cells = np.linspace(-reach, reach, 8)  # an odd number of bins: none begins at zero
+    assert plane.tolist() == np.histogram2d(*delta.reshape(-1, 2).T, bins=[cells, cells])[0].astype(int).tolist()
+    within = np.hypot(*(sources[None] - sources[:, None]).T) + np.where(np.eye(n), np.inf, 0.0)
+    close = engine.crowded(y[:n].copy(), x[:n].copy(), np.array([0, n]), reach=reach)
+    assert close.tolist() == (within.min(axis=1) < reach).tolist()
+
+
+# --- analytic -----------------------------------------------------------------------------------------------------
+
+
+def test_gate_of_one_diffusion_coefficient():
+    """Gate over the r.m.s. displacement at three miss probabilities: √ln(1/p)."""
+    steps = any_steps(2.0, 0.0, 1e-3)
+    only = steps.__class__(**vars(steps) | {"weights": np.eye(25)[-1]})
+    for probability, ratio in ((1e-2, 2.15), (1e-3, 2.63), (1e-4, 3.03)):
+        assert only.gate(probability) / np.sqrt(8.0) == pytest.approx(ratio, abs=0.006)
+
+
+def test_step_density_integrates_to_one_also_over_a_gap():
+    steps = any_steps(2.0, 0.1, 1e-3)
+    r = np.linspace(0, 60, 600_001)
+    for intervals in (1, 2):
+        assert np.trapezoid(2 * np.pi * r * np.exp(-steps.minus_log_density(r, intervals)), r) == pytest.approx(
+            1, abs=1e-4
+        )
+
+
+def test_motion_blur_narrows_the_gate_and_localization_error_widens_it():
+    """4DΔt(1 − 2R) + 4σ² of the fastest particle; with R = 1/6 and σ = 2 px of 30 nm, where nothing is learned."""
+
+    def gate(error, **more):
+        one = spots_at([0], np.array([5.0]), np.array([5.0]), error)
+        return link(one, acquisition_of(2.0, **more)).linking.gate_px
+
+    fastest = 4 * 2.0 * 100 / 30
+    assert gate(np.nan, exposure_s=1 / 30) / gate(np.nan) == pytest.approx(np.sqrt(2 / 3), abs=1e-6)
+    assert gate(2.0) / gate(np.nan) == pytest.approx(np.sqrt((fastest + 16.0) / fastest), abs=1e-6)
+
+
+def test_pointer_jumping_finds_the_start_of_every_chain():
+    successor = np.array([3, 2, -1, 4, 6, -1, -1])
+    assert track_starts(successor).tolist() == [0, 1, 1, 0, 0, 5, 0]
+    rows, particle, identity = number_tracks(successor, np.where(np.arange(7) == 3, -1, successor))
+    assert rows.tolist() == [0, 3, 1, 2, 4, 6]
+    assert particle.tolist() == [0, 0, 1, 1, 2, 2]
+    assert identity.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+# --- statistical: wrong links -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("index", "n_frames", "most_wrong"), [(0.03, 150, 0.016), (0.1, 60, 0.050)])
+def test_wrong_links_and_mean_squared_step_without_cuts(index, n_frames, most_wrong):
+    """13,000 to 18,000 links at x = 0.03 and 0.1. An exact assignment that knows D reaches 0.0153 and 0.0486."""
+    n = index / (4 * np.pi * 2.0) * np.prod(FIELD)
+    spots, truth = brownian(n, n_frames, 2.0, 11)
+    tracks = link(spots, acquisition_of(2.0), protocol_of(isolation=0.0, gap_frames=0))
+    wrong, step = score(tracks, spots, truth)
+    true_step = squared_steps(spots.frame, spots.y, spots.x, truth).mean()
+    sampling = 2 * np.sqrt(most_wrong / tracks.linking.n_links)
+    assert wrong < most_wrong + sampling
+    assert tracks.linking.mislink_index == pytest.approx(index, rel=0.1)
+    if index == 0.03:
+        assert step == pytest.approx(true_step, rel=0.01)
+
+
+def test_dense_video_is_linked_as_well_as_by_an_assignment_that_knows_the_diffusion_coefficient():
+    """x = 0.3: 18,000 links; the learned steps cost nothing."""
+    n = 0.3 / (4 * np.pi * 2.0) * np.prod(FIELD)
+    spots, truth = brownian(n, 20, 2.0, 3)
+    tracks = link(spots, acquisition_of(2.0), protocol_of(isolation=0.0, gap_frames=0))
+    wrong, _ = score(tracks, spots, truth)
+    gate = 3.03 * np.sqrt(8.0)
+    _, pairs = Frames.of(spots.frame.astype(np.int64), 20, ()).pairs(1)
+    partner, _ = backends.load("cpu").match(
+        spots.y, spots.x, pairs, np.zeros((19, 2)),
+        gate=gate, costs=1e5 * np.linspace(0, gate, 4097) ** 2, cost_unmatched=10**12,
+    )  # fmt: skip
+    linked = np.flatnonzero(partner >= 0)
+    assert wrong <= np.mean(truth[linked] != truth[partner[linked]]) + 0.003  # 2 s.e. of the difference
+
+
+def test_cuts_at_half_the_gate_leave_nine_links_in_ten_and_almost_no_wrong_one():
+    """x = 0.03, 18,000 links: 0.3 % wrong, steps unbiased within their standard error of 0.7 %."""
+    n = 0.03 / (4 * np.pi * 2.0) * np.prod(FIELD)
+    spots, truth = brownian(n, 200, 2.0, 12)
+    tracks = link(spots, acquisition_of(2.0), protocol_of(gap_frames=0))
+    wrong, step = score(tracks, spots, truth)
+    assert wrong <= 0.004
+    assert np.sum(np.diff(tracks.particle) == 0) / tracks.linking.n_links >= 0.90
+    assert step == pytest.approx(squared_steps(spots.frame, spots.y, spots.x, truth).mean(), rel=0.01)
+
+
+# --- recovery: what is learned from the video ---------------------------------------------------------------------
+
+
+def test_mixture_of_steps_is_learned_before_linking():
+    """Two populations of 1 and 6 px², 100 spots a frame, one spot in ten missed at random."""
+    spots, truth = brownian(100, 60, [1.0, 6.0], 2, dropout=0.1)
+    frames = Frames.of(spots.frame.astype(np.int64), 60, ())
+    prior = any_steps(20.0, 0.0, 100 / np.prod(FIELD))
+    steps = learn_steps(
+        prior, spots.y, spots.x, frames, np.zeros((59, 2)), reach=25.0, extent=FIELD, backend=backends.load("cpu")
+    )
+    true = squared_steps(spots.frame, spots.y, spots.x, truth)
+    for distance in (1.0, 2.0, 4.0, 8.0):
+        beyond = steps.weights @ np.exp(-(distance**2) / steps.variances())
+        assert beyond == pytest.approx(np.mean(true > distance**2), abs=0.02)  # 2 s.e. of 5,000 steps, and the bins
+    assert steps.survival == pytest.approx(len(true) / len(spots), abs=0.03)
+
+
+def test_gate_of_dense_slow_particles_is_theirs_and_not_that_of_the_fastest():
+    """Four spots in the reach of a 30 nm particle, 15.7 px, but steps of 0.9 px."""
+    spots, truth = brownian(400, 15, 0.2, 4)
+    tracks = link(spots, acquisition_of(0.2, diameter_nm=1000.0))
+    assert 2.5 < tracks.linking.gate_px < 3.2
+    assert score(tracks, spots, truth)[0] < 0.002
+    assert tracks.linking.n_shrunk == 0
+
+
+def constant(n_frames):
+    return np.tile([-4.0, 2.0], (n_frames, 1))
+
+
+def pulsating(n_frames):
+    return np.column_stack([2.5 + 2.5 * np.sin(2 * np.pi * np.arange(n_frames) / 30), np.zeros(n_frames)])
+
+
+@pytest.mark.parametrize("n", [10, 60])
+@pytest.mark.parametrize("course", [constant, pulsating])
+def test_flow_is_followed_and_leaves_the_mean_squared_step_alone(n, course):
+    """Flow of one Brownian step; 10 and 60 spots a frame, 3 % missed."""
+    flow = course(150)
+    spots, truth = brownian(n, 150, 4.0 if n == 60 else 8.0, 6, flow=flow, dropout=0.03)
+    tracks = link(spots, acquisition_of(4.0 if n == 60 else 8.0), protocol_of(isolation=0.0))
+    found = np.column_stack([tracks.linking.flow_y_px, tracks.linking.flow_x_px])
+    assert np.sqrt(np.mean((found - flow[:-1]) ** 2)) < 0.8  # a seventh of a step
+    linked = squared_steps(tracks.frame, tracks.y, tracks.x, tracks.particle, flow).mean()
+    true = squared_steps(spots.frame, spots.y, spots.x, truth, flow).mean()
+    assert linked == pytest.approx(true, rel=0.01)
+
+
+def test_flow_of_more_than_a_gate_is_found():
+    flow = np.tile([25.0, -10.0], (40, 1))
+    spots, truth = brownian(30, 40, 4.0, 8, flow=flow, margin=200)
+    tracks = link(spots, acquisition_of(4.0))
+    found = np.column_stack([tracks.linking.flow_y_px, tracks.linking.flow_x_px])
+    assert np.sqrt(np.mean((found - flow[:-1]) ** 2)) < 0.4  # a tenth of a step
+    assert tracks.linking.gate_px < 25.0
+    assert score(tracks, spots, truth)[0] < 0.01
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_flow_is_found_where_there_is_none(seed):
+    spots, _ = brownian(5, 60, 8.0, seed, dropout=0.05)
+    linking = link(spots, acquisition_of(8.0)).linking
+    assert not linking.flow_y_px.any()
+    assert not linking.flow_x_px.any()
+
+
+def test_flow_none_assumes_none():
+    spots, _ = brownian(60, 20, 1.0, 8, flow=np.tile([3.0, 0.0], (20, 1)))
+    assert not link(spots, acquisition_of(1.0), protocol_of(flow="none")).linking.flow_y_px.any()
+
+
+# --- invariance ---------------------------------------------------------------------------------------------------
+
+
+def still(seed):
+    return brownian(40, 12, 2.0, seed, dropout=0.05)[0]
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_links_do_not_depend_on_row_order_place_axes_or_the_direction_of_time(seed):
+    spots = still(seed)
+    acquisition, protocol = acquisition_of(2.0), protocol_of(isolation=0.0, flow="none")
+    tracks = link(spots, acquisition, protocol)
+    reference = links_of(tracks)
+
+    shuffled = link(spots.take(np.random.default_rng(seed).permutation(len(spots))), acquisition, protocol)
+    for name in Tracks.columns():
+        assert np.array_equal(getattr(shuffled, name), getattr(tracks, name), equal_nan=True)
+
+    moved = link(spots_at(spots.frame, spots.y + 64.0, spots.x - 32.0), acquisition, protocol)
+    assert {tuple((f, y - 64.0, x + 32.0) for f, y, x in pair) for pair in links_of(moved)} == {
+        tuple((f, y + 64.0 - 64.0, x - 32.0 + 32.0) for f, y, x in pair) for pair in reference
+    }
+
+    turned = link(spots_at(spots.frame, spots.x, spots.y), acquisition_of(2.0, frame_shape=FIELD[::-1]), protocol)
+    assert {tuple((f, y, x) for f, x, y in pair) for pair in links_of(turned)} == reference
+
+    reverse = link(spots_at(11 - spots.frame, spots.y, spots.x), acquisition, protocol)
+    assert {tuple((11 - f, y, x) for f, y, x in pair[::-1]) for pair in links_of(reverse)} == reference
+
+
+def test_the_same_bytes_again():
+    spots, _ = brownian(60, 30, 3.0, 1, flow=pulsating(30), dropout=0.02)
+    first, second = (link(spots, acquisition_of(3.0)) for _ in range(2))
+    for name in Tracks.columns():
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+
+
+# --- behaviour ----------------------------------------------------------------------------------------------------
+
+
+def test_tracks_are_numbered_by_first_frame_then_place_and_ordered_by_particle_then_frame():
+    spots, _ = brownian(30, 20, 2.0, 1)
+    tracks = link(spots, acquisition_of(2.0))
+    assert np.all(np.lexsort((tracks.frame, tracks.particle)) == np.arange(len(tracks)))
+    first = np.flatnonzero(np.diff(tracks.particle, prepend=-1))
+    assert np.all(np.lexsort((tracks.x[first], tracks.y[first], tracks.frame[first])) == np.arange(len(first)))
+    assert np.bincount(tracks.particle).min() >= 2
+    assert set(tracks.identity) == set(range(tracks.identity.max() + 1))
+
+
+def test_crossing_particles_keep_their_identity():
+    """Two particles in steady motion past each other at a distance of 3 px."""
+    t = np.arange(21)
+    spots = spots_at(
+        np.repeat(t, 2), np.tile([50.0, 53.0], 21), np.column_stack([40 + t, 60 - t]).ravel().astype(float)
+    )
+    tracks = link(spots, acquisition_of(0.3), protocol_of(isolation=0.0))
+    assert np.bincount(tracks.particle).tolist() == [21, 21]
+    assert all(np.ptp(tracks.y[tracks.particle == p]) == 0 for p in (0, 1))
+
+
+def lonely(frames, **section):
+    """One particle at rest that is seen in some frames."""
+    return link(
+        spots_at(frames, np.full(len(frames), 9.0), np.full(len(frames), 9.0)),
+        acquisition_of(1.0),
+        protocol_of(**section),
+    )
+
+
+def test_gaps_up_to_the_allowed_length_are_closed():
+    frames = [0, 1, 2, 4, 5, 8, 9]
+    assert np.bincount(lonely(frames, gap_frames=0).particle).tolist() == [3, 2, 2]
+    assert np.bincount(lonely(frames, gap_frames=1).particle).tolist() == [5, 2]
+    assert np.bincount(lonely(frames, gap_frames=2).particle).tolist() == [7]
+    assert lonely(frames, gap_frames=2).linking.n_links == 6
+
+
+def test_dropouts_are_bridged_and_newcomers_start_tracks():
+    spots, truth = brownian(30, 60, 1.0, 9, dropout=0.1)
+    tracks = link(spots, acquisition_of(1.0), protocol_of(isolation=0.0))
+    assert score(tracks, spots, truth)[0] < 0.005
+    gaps = np.diff(tracks.frame)[np.diff(tracks.particle) == 0]
+    assert np.mean(gaps == 2) == pytest.approx(0.09 * 0.9 / (0.9 * 0.9 + 0.09 * 0.9), abs=0.02)
+
+
+def test_no_track_crosses_a_cut():
+    frames = np.arange(10)
+    spots = spots_at(frames, np.full(10, 9.0), np.full(10, 9.0))
+    tracks = link(spots, acquisition_of(1.0, cuts=(4, 7)), protocol_of(gap_frames=2))
+    assert tracks.particle.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_track_is_cut_where_another_spot_comes_near_and_keeps_its_identity():
+    t = np.arange(12)
+    neighbour = np.where(t == 5, 101.0, 140.0)  # near in frame 5 only
+    spots = spots_at(np.repeat(t, 2), np.column_stack([np.full(12, 100.0), neighbour]).ravel(), np.full(24, 80.0))
+    tracks = link(spots, acquisition_of(1.0))
+    assert tracks.linking.gate_px > 2.0
+    pieces = [tracks.frame[tracks.particle == p].tolist() for p in np.unique(tracks.particle[tracks.y == 100.0])]
+    assert pieces == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert len(set(tracks.identity[tracks.y == 100.0])) == 1
+    whole = link(spots, acquisition_of(1.0), protocol_of(isolation=0.0))
+    assert len(set(whole.particle[whole.y == 100.0])) == 1
+
+
+@pytest.mark.parametrize("frames", [[], [0], [0, 0, 0], [0, 9]])
+def test_nothing_to_link_gives_empty_tracks(frames):
+    spots = spots_at(frames, np.arange(len(frames)) * 50.0, np.zeros(len(frames)))
+    tracks = link(spots, acquisition_of(1.0, n_frames=12))
+    assert len(tracks) == 0
+    assert tracks.linking.n_links == 0
+    assert tracks.linking.flow_y_px.shape == (11,)
+
+
+def test_positions_that_are_no_numbers_are_refused():
+    with pytest.raises(InputError, match=r"row 1 has frame = 1, y = nan.*remove such rows \(1 in all\)"):
+        link(spots_at([0, 1], np.array([1.0, np.nan]), np.array([1.0, 1.0])), acquisition_of(1.0))
+
+
+def test_trackpy_takes_the_tracks_and_finds_the_same_diffusion_coefficient():
+    """40 spots × 60 frames: trackpy's ensemble MSD at one frame against the mean squared step, and D within 4 %."""
+    spots, _ = brownian(40, 60, 2.0, 7)
+    acquisition = acquisition_of(2.0)
+    tracks = link(spots, acquisition, protocol_of(gap_frames=0))
+    rate = 1 / acquisition.frame_interval_s
+    msd = trackpy.emsd(tracks.to_pandas(), acquisition.pixel_size_um, rate, max_lagtime=3)
+    ours = squared_steps(tracks.frame, tracks.y, tracks.x, tracks.particle).mean() * acquisition.pixel_size_um**2
+    assert msd.iloc[0] == pytest.approx(ours, rel=0.01)
+    assert msd.iloc[0] / (4 * acquisition.frame_interval_s) == pytest.approx(4.907, rel=0.04)
+
+
+@pytest.mark.skipif(not LAPTRACK.exists(), reason="outside data are not here")
+@pytest.mark.parametrize(("name", "gap"), [("without", 0), ("with", 1)])
+def test_edges_of_another_tracker_are_reproduced(name, gap):
+    """134 spots of a published video; the edges were found by an independent program with a gate of 15 px."""
+    spots = pd.read_csv(LAPTRACK / f"trackmate_tracks_{name}_gap_closing_spots.csv")
+    edges = pd.read_csv(LAPTRACK / f"trackmate_tracks_{name}_gap_closing_edges.csv")
+    place = {row.id: (row.frame, row.position_y, row.position_x) for row in spots.itertuples()}
+    expected = {
+        tuple(sorted((place[a], place[b]))) for a, b in zip(edges.spot_source_id, edges.spot_target_id, strict=True)
+    }
+    table = spots_at(spots.frame.to_numpy(), spots.position_y.to_numpy(), spots.position_x.to_numpy())
+    acquisition = acquisition_of(2.1, diameter_nm=30.0, frame_shape=None)
+    tracks = link(table, acquisition, protocol_of(isolation=0.0, flow="none", gap_frames=gap))
+    assert links_of(tracks) == expected

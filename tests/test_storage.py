@@ -1,0 +1,159 @@
+"""Result folder: whole or absent, reproducible, and readable back."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exotrack import storage
+from exotrack.errors import InputError
+from exotrack.tables import Localizations, Particles, Tracks
+
+
+def localizations(n: int) -> Localizations:
+    rng = np.random.default_rng(n)
+    values = {name: rng.integers(0, 50, n).astype(spec["dtype"]) for name, spec in Localizations.columns().items()}
+    return Localizations(**values)
+
+
+def folder_of_one_video(out: Path) -> None:
+    storage.claim(out)
+    tables = {"localizations": localizations(7), "tracks": Tracks.empty(), "particles": Particles.empty()}
+    with storage.replacing_folder(out / "videos" / "v1") as folder:
+        for name, table in tables.items():
+            storage.write_table(folder / f"{name}.parquet", table, {})
+        storage.write_json(
+            folder / "video.json",
+            {"video_id": "v1", "batch": "B", "sample": "S", "sheet": {"donor": "7"}, "counts": {"tracks": 0}},
+        )
+    inputs = {"v1": {"video": "v1.avi"}, "v2": {"video": "v2.avi"}}
+    failures = {"v2": {"video": "v2.avi", "reason": "it is truncated"}}
+    storage.write_json(
+        out / "run.json", {"exotrack": "0", "finished_utc": "2026-01-01", "inputs": inputs, "failures": failures}
+    )
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "a.json"
+    storage.write_json(target, {"version": 1})
+    with suppress(KeyboardInterrupt), storage.replacing(target) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+    assert json.loads(target.read_text()) == {"version": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_interrupted_folder_leaves_the_old_folder_and_no_other(tmp_path):
+    target = tmp_path / "v1"
+    with storage.replacing_folder(target) as folder:
+        (folder / "a").write_text("old")
+    with suppress(KeyboardInterrupt), storage.replacing_folder(target) as folder:
+        (folder / "a").write_text("new")
+        raise KeyboardInterrupt
+    assert (target / "a").read_text() == "old"
+    with storage.replacing_folder(target) as folder:
+        (folder / "b").write_text("new")
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["v1"]
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    folder_of_one_video(tmp_path / "out")
+    (tmp_path / "out" / "videos" / ".tmp-v2").mkdir()
+    (tmp_path / "out" / ".tmp-1-run.json").write_text("half")
+    storage.claim(tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out" / "videos").iterdir()] == ["v1"]
+    assert not list((tmp_path / "out").glob(".tmp*"))
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not a result folder"):
+        storage.claim(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="not a folder"):
+        storage.claim(tmp_path / "thesis.txt")
+    with pytest.raises(InputError, match=r"no run\.json"):
+        storage.open_results(tmp_path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    )
+)
+def test_json_is_strict_whatever_the_values(value):
+    plain = storage._plain({"value": value})
+    text = json.dumps(plain, allow_nan=False)
+    assert json.loads(text) == plain
+
+
+def test_numpy_values_become_plain(tmp_path):
+    value = {"a": np.float32(1.5), "b": np.arange(2), "c": (np.int64(3), np.nan), "d": Path("x"), "e": float("inf")}
+    storage.write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1.5, "b": [0, 1], "c": [3, None], "d": "x", "e": None}
+
+
+def test_tables_read_back_with_units_and_provenance(tmp_path):
+    table = localizations(100)
+    storage.write_table(tmp_path / "a.parquet", table, {"protocol_sha256": "abc"})
+    back = storage.read_table(tmp_path / "a.parquet", Localizations)
+    for name in Localizations.columns():
+        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+    schema = pq.read_schema(tmp_path / "a.parquet")
+    assert schema.field("y").metadata[b"unit"] == b"px"
+    assert json.loads(schema.metadata[b"exotrack"]) == {"protocol_sha256": "abc"}
+
+
+def test_equal_tables_are_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        storage.write_table(tmp_path / name, localizations(5000), {"z": 1, "a": 2})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 not really"])
+def test_a_damaged_table_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.parquet: cannot be read"):
+        storage.read_table(tmp_path / "a.parquet", Localizations)
+
+
+def test_results_read_back(tmp_path):
+    out = tmp_path / "out"
+    folder_of_one_video(out)
+    results = storage.open_results(out)
+    assert len(results.localizations("v1")) == 7
+    assert results.videos.loc[0, ["video_id", "donor", "tracks"]].tolist() == ["v1", "7", 0]
+    assert "video_id" in results.particles()
+    assert results.failures["v2"]["reason"] == "it is truncated"
+    with pytest.raises(InputError, match="'v2' failed: it is truncated"):
+        results.tracks("v2")
+    with pytest.raises(InputError, match=r"'v3' is not in .* known: v1"):
+        results.tracks("v3")
+
+
+def test_an_unfinished_run_says_how_to_resume(tmp_path):
+    folder_of_one_video(tmp_path)
+    storage.write_json(tmp_path / "run.json", {"exotrack": "0", "finished_utc": None})
+    with pytest.raises(InputError, match="resume"):
+        storage.open_results(tmp_path)
+
+
+def test_an_incomplete_video_is_not_taken_for_done(tmp_path):
+    folder_of_one_video(tmp_path)
+    folder = tmp_path / "videos" / "v1"
+    assert storage.read_record(folder) is not None
+    (folder / "video.json").write_text("{")
+    assert storage.read_record(folder) is None
+    storage.write_json(folder / "video.json", {})
+    (folder / "tracks.parquet").unlink()
+    assert storage.read_record(folder) is None
