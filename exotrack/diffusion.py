@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from exotrack import backends
@@ -104,7 +105,7 @@ class _TrackMeans:
         self._rows = np.isin(tracks.particle, d.particle)
         self._offsets = d.offsets
 
-    def __call__(self, column: np.typing.NDArray[np.floating]) -> F32:
+    def __call__(self, column: npt.NDArray[np.floating]) -> F32:
         if len(self._offsets) == 1:
             return np.empty(0, np.float32)
         total = np.add.reduceat(column[self._rows].astype(np.float64), self._offsets[:-1])

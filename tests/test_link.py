@@ -477,6 +477,13 @@ def test_a_track_is_cut_where_another_spot_comes_near_and_keeps_its_identity():
     assert len(set(whole.particle[whole.y == 100.0])) == 1
 
 
+def test_a_lone_particle_is_followed_also_in_a_field_of_unknown_size():
+    spots = spots_at([0, 1, 3], np.array([5.0, 5.5, 5.2]), np.array([9.0, 9.4, 9.1]))
+    tracks = link(spots, acquisition_of(2.0, frame_shape=None))
+    assert tracks.frame.tolist() == [0, 1, 3]
+    assert tracks.particle.tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("frames", [[], [0], [0, 0, 0], [0, 9]])
 def test_nothing_to_link_gives_empty_tracks(frames):
     spots = spots_at(frames, np.arange(len(frames)) * 50.0, np.zeros(len(frames)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
@@ -12,7 +13,7 @@ from exotrack.displacements.noise import Memory, Noise, Steps, measure_memory, m
 from exotrack.protocol import Protocol
 from exotrack.tables import F64, I32, I64, Tracks
 
-_STUCK_MIN_STEPS = 10
+_STUCK_MIN_STEPS = 30  # at 10, 3 % of free particles without localization error pass for stuck, and D rises by 2 %
 _STUCK_RATIO = 0.8
 _ERROR_RANGE = 5.0  # a Fisher error this many times off the median is a failed fit, not information
 
@@ -40,7 +41,7 @@ class Displacements:
     """Mean integrated signal of each track, DN; NaN where unknown."""
     start_margin_um: F64
     """Distance of the identity's first localization from the nearest border, µm; −1 where its start was not seen."""
-    stuck: np.typing.NDArray[np.bool_]
+    stuck: npt.NDArray[np.bool_]
     """Whether the track does not move beyond its localization error."""
     step_y_um: F64
     """Displacement along y without the flow, µm."""
@@ -100,7 +101,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     -----
     A particle that adheres keeps its position up to independent errors, so that half its mean squared displacement
     equals the variance of its position (von Neumann's ratio 1); a Brownian path of N steps has about 3/N. A track of
-    ten or more displacements with a ratio above 0.8 is stuck. The test uses raw positions and no assumed error.
+    thirty or more displacements with a ratio above 0.8 is stuck. The test uses raw positions and no assumed error.
     """
     settings = protocol or Protocol()
     rows, offsets = _rows_of_tracks(tracks)
@@ -180,12 +181,12 @@ def _rows_of_tracks(tracks: Tracks) -> tuple[I64, I64]:
     return rows, np.concatenate([[0], np.cumsum(length[length >= 2])]).astype(np.int64)
 
 
-def _stuck(y: F64, x: F64, square: F64, offsets: I64) -> np.typing.NDArray[np.bool_]:
+def _stuck(y: F64, x: F64, square: F64, offsets: I64) -> npt.NDArray[np.bool_]:
     n = np.diff(offsets)
     variance = _track_means((y - np.repeat(_track_means(y, offsets), n)) ** 2, offsets)
     variance += _track_means((x - np.repeat(_track_means(x, offsets), n)) ** 2, offsets)
     half_step = 0.5 * np.bincount(np.repeat(np.arange(len(n)), n - 1), square, len(n)) / (n - 1)
-    stuck: np.typing.NDArray[np.bool_] = (n > _STUCK_MIN_STEPS) & (half_step > _STUCK_RATIO * variance)
+    stuck: npt.NDArray[np.bool_] = (n > _STUCK_MIN_STEPS) & (half_step > _STUCK_RATIO * variance)
     return stuck
 
 
@@ -196,7 +197,7 @@ def _track_means(value: F64, offsets: I64) -> F64:
     return means
 
 
-def _track_weights(step_y: F64, step_x: F64, track: I64, single: np.typing.NDArray[np.bool_], n_tracks: int) -> F64:
+def _track_weights(step_y: F64, step_x: F64, track: I64, single: npt.NDArray[np.bool_], n_tracks: int) -> F64:
     """Inverse mean squared displacement per track about the common mean; shrunk, so that few steps cannot dominate.
 
     Fast particles and tracks with a wrong link then count little in means over tracks.
@@ -234,7 +235,7 @@ def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[fl
     return result[0], result[1]
 
 
-def _fisher_variance(error_px: np.typing.NDArray[np.float32], pixel_size_um: float) -> F64:
+def _fisher_variance(error_px: npt.NDArray[np.float32], pixel_size_um: float) -> F64:
     """Variance in µm² of positions; NaN for errors that are none, and those far off the median drawn in."""
     error = error_px.astype(np.float64) * pixel_size_um
     error[~(np.isfinite(error) & (error > 0))] = np.nan

@@ -33,6 +33,8 @@ COST_UNIT = 1e-6
 """Log-likelihood that one integer unit of cost stands for."""
 COSTS = 4096
 """Distances, from 0 to the gate, at which costs are tabulated."""
+SMALLEST_FIELD = 64.0
+"""Height and width, px, that a field of unknown size has at least: a few spots do not span theirs."""
 
 
 def link(
@@ -84,6 +86,15 @@ def link(
     ----------
     Crocker & Grier, J. Colloid Interface Sci. 179, 298 (1996), doi:10.1006/jcis.1996.0217 (likelihood of links);
     Jaqaman et al., Nat. Methods 5, 695 (2008), doi:10.1038/nmeth.1237 (assignment, gap closing).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"frame": [0, 1, 3], "y": [5.0, 5.5, 5.2], "x": [9.0, 9.4, 9.1]})
+    >>> spots = Localizations.from_pandas(table)
+    >>> tracks = link(spots, Acquisition(pixel_size_um=0.166, frame_interval_s=1 / 30))
+    >>> tracks.particle.tolist(), tracks.linking.n_links
+    ([0, 0, 0], 2)
     """
     settings = (protocol or Protocol()).link
     spots = _in_order(spots)
@@ -118,7 +129,7 @@ class _Video:
     x: F64
     frames: Frames
     extent: tuple[float, float]
-    """Height and width of the field, px; of the box around all spots where the field is not known."""
+    """Height and width of the field, px; where it is not known, of the box around all spots."""
     settings: LinkSection
     engine: Any
 
@@ -126,9 +137,9 @@ class _Video:
     def of(cls, spots: Localizations, acquisition: Acquisition, settings: LinkSection, engine: Any) -> Self:
         n_frames = int(spots.frame[-1]) + 1 if len(spots) else 0
         frames = Frames.of(spots.frame.astype(np.int64), max(n_frames, acquisition.n_frames or 0), acquisition.cuts)
-        box = (float(np.ptp(spots.y)), float(np.ptp(spots.x))) if len(spots) else (0.0, 0.0)
+        box = [max(float(np.ptp(axis)) if len(spots) else 0.0, SMALLEST_FIELD) for axis in (spots.y, spots.x)]
         height, width = acquisition.frame_shape or box
-        return cls(spots.y, spots.x, frames, (max(height, 1.0), max(width, 1.0)), settings, engine)
+        return cls(spots.y, spots.x, frames, (float(height), float(width)), settings, engine)
 
     @property
     def area(self) -> float:

@@ -3,7 +3,8 @@
 Linking wants to know the distribution of steps, and steps are known only once spots are linked. The way out is to
 count *all* distances from spots of one frame to spots of the next. Chance neighbours contribute as many as the spots
 of one and the same frame have among themselves; what exceeds that are the steps of the particles. (The idea of
-particle image cross-correlation: Semrau & Schmidt, Biophys. J. 92, 613 (2007), doi:10.1529/biophysj.106.092577.)
+particle image correlation spectroscopy: Semrau & Schmidt, Biophys. J. 92, 613 (2007),
+doi:10.1529/biophysj.106.092577.)
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class Job:
     """Whether finished results are made again."""
     block_frames: int | None
     """Frames handled at a time; never changes a result."""
+    code_sha256: str
+    """Hash of the code that planned it."""
 
     @property
     def n_frames(self) -> int:
@@ -58,7 +60,7 @@ class Job:
             "settings": dict(sorted(self.row.settings.items())),
             "role": self.row.role,
             "backend": self.backend,
-            "code": code_sha256(),
+            "code": self.code_sha256,
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -89,7 +91,7 @@ def plan_videos(
         except VideoError as error:
             problem = str(error)
         folder = out / "videos" / row.video_id
-        jobs.append(Job(row, source, problem, parts, own, backend, folder, force, block_frames))
+        jobs.append(Job(row, source, problem, parts, own, backend, folder, force, block_frames, code_sha256()))
     if faults:
         raise InputError("\n".join([f"{sheet.path}: {len(faults)} video(s) cannot be analysed as described:", *faults]))
     return jobs

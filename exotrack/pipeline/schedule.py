@@ -123,7 +123,7 @@ def _local(workers: int) -> Iterator[Cluster]:
 
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+            n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR
         ) as cluster,
         Client(cluster) as client,
     ):

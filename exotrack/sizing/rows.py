@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from exotrack import physics
 from exotrack.acquisition import Acquisition
@@ -28,9 +29,9 @@ class TrackRows:
     """Localizations of each track."""
     identity_share: F64
     """Share of each track in its identity, by displacements; sums to 1 over an identity."""
-    start_seen: np.typing.NDArray[np.bool_]
+    start_seen: npt.NDArray[np.bool_]
     """Whether the identity appeared during the recording and inside the margin, so that it counts as a flux event."""
-    from_beginning: np.typing.NDArray[np.bool_]
+    from_beginning: npt.NDArray[np.bool_]
     """Whether the identity was already there in the first frame of the recording or of a new position."""
     n_steps_median: float
     """Median number of displacements, which sets the resolution."""

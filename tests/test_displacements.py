@@ -1,0 +1,180 @@
+"""Preparation of displacements: flow, noise, memory, stuck particles, starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from brownian import FRAME_S, PIXEL_UM, acquisition, positions, simulated_tracks, to_tracks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exotrack.displacements import displacements
+from exotrack.displacements.flow import Flow
+from exotrack.protocol import Protocol
+from exotrack.tables import Tracks
+
+D = 4.9
+NO_FLOW = Protocol.from_dict({"link": {"flow": "none"}})
+
+
+def steps_per_track(d, axis):
+    return np.split(axis, np.cumsum(d.n_steps)[:-1])
+
+
+def test_steps_are_differences_in_micrometres_and_gaps_are_frames():
+    rng = np.random.default_rng(0)
+    path = positions(rng, [D, D], 6)
+    keep = np.ones((2, 6), bool)
+    keep[1, 2] = False
+    d = displacements(to_tracks(path, [3, 7], keep=keep), acquisition(), NO_FLOW)
+    assert d.first_frame.tolist() == [3, 7]
+    assert d.n_steps.tolist() == [5, 4]
+    assert d.gap.tolist() == [1] * 5 + [1, 2, 1, 1]
+    np.testing.assert_allclose(steps_per_track(d, d.step_y_um)[0], np.diff(path[0, :, 0]), atol=1e-9)
+    np.testing.assert_allclose(steps_per_track(d, d.step_x_um)[1], np.diff(path[1, [0, 1, 3, 4, 5], 1]), atol=1e-9)
+
+
+@pytest.mark.parametrize("n_spots", [0, 1])
+def test_no_track_gives_empty_arrays(n_spots):
+    tracks = Tracks.empty() if n_spots == 0 else to_tracks(np.zeros((3, 1, 2)), [0, 1, 2])
+    d = displacements(tracks, acquisition())
+    assert len(d) == 0
+    assert d.offsets.tolist() == [0]
+    assert np.isnan(d.D_um2_s)
+
+
+def test_flow_is_found_and_subtracted_and_costs_nothing_in_a_long_video():
+    rng = np.random.default_rng(1)
+    flow = np.cumsum(np.full((900, 2), [0.5, -0.2]), axis=0)
+    d = displacements(simulated_tracks(rng, np.full(4000, D), 15, flow=flow), acquisition())
+    assert d.flow.window == 899
+    np.testing.assert_allclose([d.flow.y_um.mean(), d.flow.x_um.mean()], [0.5, -0.2], atol=0.02)
+    assert d.D_um2_s == pytest.approx(D, rel=0.025)  # standard error 0.8 %
+    assert d.diffusion_scale == pytest.approx(1.0, abs=1e-3)
+
+
+def test_flow_none_leaves_displacements_alone():
+    rng = np.random.default_rng(2)
+    flow = np.cumsum(np.full((900, 2), 0.5), axis=0)
+    d = displacements(simulated_tracks(rng, np.full(300, D), 15, flow=flow), acquisition(), NO_FLOW)
+    assert not d.flow.y_um.any()
+    assert d.step_y_um.mean() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("period", [6, 40])
+def test_pulsating_flow_is_followed_and_its_subtraction_is_unbiased(period):
+    """12 tracks in view: without correction, windows of 1 and 3–5 frames cost 8 and 2–6 % of D."""
+    rng = np.random.default_rng(3)
+    n_frames, n_spots, in_view = 900, 20, 12
+    t = np.arange(n_frames)
+    flow = np.stack([1.5 * np.sin(2 * np.pi * t / period), 0.3 * t], axis=1)
+    first = np.repeat(np.arange(0, n_frames - n_spots + 1, n_spots), in_view)
+    path = positions(rng, np.full(len(first), D), n_spots)
+    d = displacements(to_tracks(path, first, flow=flow), acquisition())
+    assert d.flow.window < 20
+    raw = np.mean(d.step_y_um**2 + d.step_x_um**2) / (4 * FRAME_S)
+    truth = np.mean(np.diff(path, axis=1) ** 2) / (2 * FRAME_S)  # of these very displacements: no sampling error
+    assert raw < 0.99 * truth
+    assert raw * (1 + d.flow.lost_covariance(0)) == pytest.approx(truth, rel=0.015)
+    assert d.D_um2_s == pytest.approx(D, rel=0.06)  # standard error 1.9 %
+
+
+@given(st.sampled_from([1, 3, 5, 9, 17]), st.floats(0.0, 2.0), st.floats(0.0, 1 / 6))
+@settings(max_examples=25)
+def test_loss_to_the_flow_is_between_one_and_three_own_shares(window, noise_ratio, blur):
+    """One-lag estimates lose 1/(nW), covariance-based ones 3/(nW), each frame alone 1/n for every estimator."""
+    flow = Flow(y_um=np.zeros(1000), x_um=np.zeros(1000), window=window, own_share=0.01)
+    lost = flow.lost_diffusion(noise_ratio, blur)
+    if window == 1:
+        assert lost == pytest.approx(0.01)
+    else:
+        assert 0.0 < lost < 0.031 + 0.02 * noise_ratio
+    assert flow.lost_diffusion(0.0, 0.0) == pytest.approx(0.01, rel=1e-6)
+
+
+def test_localization_error_is_recovered_per_brightness_class():
+    rng = np.random.default_rng(4)
+    n = 3000
+    true, claimed = np.repeat([0.15, 0.05], n), np.repeat([0.10, 0.05], n)
+    path = positions(rng, np.full(2 * n, 1.0), 15, sigma_um=true)
+    tracks = to_tracks(path, rng.integers(1, 880, 2 * n), error_um=claimed, mass=np.repeat([50.0, 500.0], n))
+    d = displacements(tracks, acquisition())
+    half = len(d.noise.error_scale) // 2
+    assert half == 5
+    np.testing.assert_allclose(d.noise.error_scale[:half], 2.25, rtol=0.15)  # standard error 4 % per class
+    np.testing.assert_allclose(d.noise.error_scale[half:], 1.0, atol=0.6)  # standard error 20 %
+    spots = np.arange(d.offsets[-1]) < d.offsets[n]
+    assert np.sqrt(d.noise.variance_y[spots].mean()) == pytest.approx(0.15, rel=0.03)  # standard error 0.9 %
+
+
+@pytest.mark.parametrize(("sigma", "blur"), [(0.0, 1 / 6), (0.25, 1 / 6), (0.5, 0.05)])
+def test_unknown_exposure_reproduces_the_covariance_that_is_there(sigma, blur):
+    rng = np.random.default_rng(5)
+    tracks = simulated_tracks(rng, np.full(2500, D), 20, blur=blur, sigma_um=sigma)
+    d = displacements(tracks, acquisition(None))
+    expected = 2 * blur * D * FRAME_S - sigma**2
+    modelled = 2 * d.noise.blur.mean() * D * FRAME_S - d.noise.variance_y.mean()
+    assert modelled == pytest.approx(expected, abs=0.02 * D * FRAME_S)
+    assert d.D_um2_s == pytest.approx(D, rel=0.04)  # standard error 0.9 to 1.5 %
+    assert np.all(d.noise.blur <= 1 / 6)
+    assert np.all(d.noise.variance_y >= 0)
+
+
+def test_memory_of_the_camera_is_found_and_its_effect_on_diffusion_undone():
+    """A recursive temporal filter hides half of the motion from short lags; its gain at frequency zero is one."""
+    rng = np.random.default_rng(6)
+    seen = positions(rng, np.full(700, D), 60)
+    for i in range(1, seen.shape[1]):
+        seen[:, i] = 0.4 * seen[:, i - 1] + 0.6 * seen[:, i]
+    tracks = to_tracks(seen[:, 10:], rng.integers(1, 800, 700))
+    d = displacements(tracks, acquisition(None))
+    assert d.memory.factor > 1.1
+    assert d.D_um2_s == pytest.approx(D, abs=3 * d.D_um2_s * d.memory.error + 0.02 * D)
+    assert d.D_um2_s / d.memory.factor < 0.9 * D
+    assert d.memory.error < 0.05
+
+
+@pytest.mark.parametrize("blur", [0.0, 1 / 6])
+def test_without_memory_nothing_is_changed(blur):
+    rng = np.random.default_rng(7)
+    d = displacements(simulated_tracks(rng, np.full(700, D), 50, blur=blur, sigma_um=0.05), acquisition(blur))
+    assert d.memory.factor == 1.0
+    assert d.memory.error == 0.0
+
+
+def test_stuck_particles_are_told_from_slow_ones():
+    rng = np.random.default_rng(8)
+    still = np.zeros((50, 60, 2)) + 0.03 * rng.normal(size=(50, 60, 2))
+    slow = positions(rng, np.full(500, 0.1), 60, sigma_um=0.03)  # σ²/(DΔt) = 0.27
+    d = displacements(to_tracks(np.concatenate([still, slow]), np.full(550, 5)), acquisition())
+    assert d.stuck[:50].mean() > 0.95
+    assert not d.stuck[50:].any()
+
+
+def test_starts_count_inside_the_frame_and_not_at_the_beginning():
+    path = np.zeros((4, 5, 2))
+    path[2] += [-35.0, 0.0]  # near the upper border: 5 µm inside
+    d = displacements(to_tracks(path, [0, 10, 10, 450]), acquisition(cuts=(450,)), NO_FLOW)
+    assert d.start_margin_um[0] == -1.0
+    assert d.start_margin_um[1] == pytest.approx(479 * PIXEL_UM - 40.0, abs=1e-6)
+    assert d.start_margin_um[2] == pytest.approx(5.0)
+    assert d.start_margin_um[3] == -1.0
+
+
+def test_pieces_of_one_identity_share_start_and_span():
+    tracks = to_tracks(np.zeros((2, 5, 2)), [10, 15])
+    one = Tracks(**{name: getattr(tracks, name) for name in Tracks.columns() if name != "identity"}, identity=np.zeros(10, int))
+    d = displacements(one, acquisition(), NO_FLOW)
+    assert d.span.tolist() == [10, 10]
+    assert d.start_margin_um[0] == d.start_margin_um[1] > 0
+
+
+def test_tables_from_trackpy_are_put_in_order():
+    frame = pd.DataFrame({"frame": [1, 0, 0, 1], "particle": [0, 0, 3, 3], "y": [2.0, 1.0, 9.0, 9.5], "x": [0.0, 0.0, 5.0, 5.5]})
+    frame.index = pd.Index([1, 0, 0, 1], name="frame")  # as trackpy leaves it
+    tracks = Tracks.from_pandas(frame)
+    assert tracks.identity.tolist() == [0, 0, 3, 3]
+    assert tracks.y.tolist() == [1.0, 2.0, 9.0, 9.5]
+    d = displacements(tracks, acquisition(), NO_FLOW)
+    np.testing.assert_allclose(d.step_y_um, [PIXEL_UM, 0.5 * PIXEL_UM])
