@@ -36,6 +36,7 @@ STUDY: Final[dict[str, Any]] = {
 }
 """100 nm alone, and 70 % of 80 nm with 30 % of 140 nm; four videos each."""
 
+ENDS: Final = ("", "_lo", "_hi")
 COMPARED: Final = {"d50_nm": "D50, nm", "mode_nm": "mode, nm", "concentration_per_ml": "concentration, per mL"}
 
 
@@ -87,16 +88,11 @@ def run(out: Path, *, progress: Callable[[str, int, int], None] | None = None) -
     if not sheet.exists():
         write(Study.from_dict(STUDY), sheet.parent, progress=simulated)
     results = pipeline.run(sheet, out / "results", progress=progress)
-    truth = pd.read_csv(sheet.parent / "truth" / "samples.csv").set_index("batch")
-    found = results.batches.set_index("batch")
+    truth = pd.read_csv(sheet.parent / "truth" / "samples.csv").set_index("batch").to_dict("index")
+    found = results.batches.set_index("batch").to_dict("index")
     rows = tuple(
-        Row(str(batch), words, float(truth.loc[batch, name]), Estimate(*_estimate(found, str(batch), name)))
-        for batch in truth.index
+        Row(str(batch), words, float(true[name]), Estimate(*(float(found[batch][f"{name}{end}"]) for end in ENDS)))
+        for batch, true in truth.items()
         for name, words in COMPARED.items()
     )
     return Outcome(results, rows)
-
-
-def _estimate(found: pd.DataFrame, batch: str, name: str) -> tuple[float, float, float]:
-    value, lo, hi = (float(found.loc[batch, f"{name}{end}"]) for end in ("", "_lo", "_hi"))
-    return value, lo, hi

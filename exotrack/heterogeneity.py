@@ -69,7 +69,8 @@ def compare(a: SizeDistribution, b: SizeDistribution) -> Comparison:
     grid = a.diameter_nm
     share_a, share_b = _share(a), _share(b)
     n = min(len(a.replicates), len(b.replicates))
-    drawn_a, drawn_b = a.replicates[:n], b.replicates[:n]
+    # Both bootstraps start from the same seed: one step apart, the replicates of a pair share no weights.
+    drawn_a, drawn_b = a.replicates[:n], np.roll(b.replicates[:n], 1, axis=0)
 
     distance = float(wasserstein_nm(grid, share_a, share_b))
     lo, hi = np.quantile(wasserstein_nm(grid, drawn_a, drawn_b), [0.025, 0.975])

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from brownian import FRAME_S, PIXEL_UM, acquisition, positions, simulated_tracks, to_tracks
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from exotrack.diffusion import measure
 from exotrack.displacements import displacements
 from exotrack.displacements.flow import Flow
 from exotrack.protocol import Protocol
@@ -75,22 +74,34 @@ def test_pulsating_flow_is_followed_and_its_subtraction_is_unbiased(period):
     assert d.flow.window < 20
     raw = np.mean(d.step_y_um**2 + d.step_x_um**2) / (4 * FRAME_S)
     truth = np.mean(np.diff(path, axis=1) ** 2) / (2 * FRAME_S)  # of these very displacements: no sampling error
-    assert raw < 0.99 * truth
-    assert raw * (1 + d.flow.lost_covariance(0)) == pytest.approx(truth, rel=0.015)
+    assert raw < 0.993 * truth
+    assert raw + d.flow.lost_covariance(0, raw, 0.0) == pytest.approx(truth, rel=0.005)
     assert d.D_um2_s == pytest.approx(D, rel=0.06)  # standard error 1.9 %
 
 
-@given(st.sampled_from([1, 3, 5, 9, 17]), st.floats(0.0, 2.0), st.floats(0.0, 1 / 6))
-@settings(max_examples=25)
-def test_loss_to_the_flow_is_between_one_and_three_own_shares(window, noise_ratio, blur):
-    """One-lag estimates lose 1/(nW), covariance-based ones 3/(nW), each frame alone 1/n for every estimator."""
-    flow = Flow(y_um=np.zeros(1000), x_um=np.zeros(1000), window=window, own_share=0.01)
-    lost = flow.lost_diffusion(noise_ratio, blur)
-    if window == 1:
-        assert lost == pytest.approx(0.01)
-    else:
-        assert 0.0 < lost < 0.031 + 0.02 * noise_ratio
-    assert flow.lost_diffusion(0.0, 0.0) == pytest.approx(0.01, rel=1e-6)
+@pytest.mark.parametrize("window", [1, 3, 9])
+def test_loss_to_the_flow_without_noise_is_the_own_share(window):
+    flow = Flow(y_um=np.zeros(1000), x_um=np.zeros(1000), window=window, own_share=0.1 / window)
+    assert flow.lost_diffusion(0.0, 0.0) == pytest.approx(0.1 / window)
+    assert flow.lost_diffusion(1.0, 0.0) > flow.lost_diffusion(0.0, 0.0)
+
+
+@pytest.mark.parametrize(("noise_ratio", "window"), [(0.0, 1), (1.0, 1), (0.3, 9)])
+def test_likelihood_after_subtraction_of_the_flow_is_unbiased(noise_ratio, window):
+    """Eight tracks per frame: the loss is up to 20 %, and the correction leaves under 2 %."""
+    rng = np.random.default_rng(12)
+    first = np.repeat(np.arange(0, 861, 41), 8)
+    sigma = np.sqrt(noise_ratio * D * FRAME_S)
+    error = np.where(sigma > 0, np.full(len(first), sigma), np.nan)
+    ratio = []
+    for _ in range(6):
+        kicks = rng.normal(0, 1.5, (902 + window, 2))
+        shake = np.apply_along_axis(np.convolve, 0, kicks, np.ones(window) / window, "valid").cumsum(axis=0)
+        path = positions(rng, np.full(len(first), D), 41, sigma_um=sigma)
+        still = measure(to_tracks(path, first, error_um=error), acquisition(), NO_FLOW)
+        moving = measure(to_tracks(path, first, error_um=error, flow=shake), acquisition())
+        ratio.append(np.mean(moving.D_um2_s) / np.mean(still.D_um2_s))
+    assert np.mean(ratio) == pytest.approx(1.0, abs=0.02)
 
 
 def test_localization_error_is_recovered_per_brightness_class():
@@ -115,7 +126,7 @@ def test_unknown_exposure_reproduces_the_covariance_that_is_there(sigma, blur):
     d = displacements(tracks, acquisition(None))
     expected = 2 * blur * D * FRAME_S - sigma**2
     modelled = 2 * d.noise.blur.mean() * D * FRAME_S - d.noise.variance_y.mean()
-    assert modelled == pytest.approx(expected, abs=0.02 * D * FRAME_S)
+    assert modelled == pytest.approx(expected, abs=0.06 * D * FRAME_S)  # standard error 0.01 to 0.02
     assert d.D_um2_s == pytest.approx(D, rel=0.04)  # standard error 0.9 to 1.5 %
     assert np.all(d.noise.blur <= 1 / 6)
     assert np.all(d.noise.variance_y >= 0)
@@ -164,14 +175,18 @@ def test_starts_count_inside_the_frame_and_not_at_the_beginning():
 
 def test_pieces_of_one_identity_share_start_and_span():
     tracks = to_tracks(np.zeros((2, 5, 2)), [10, 15])
-    one = Tracks(**{name: getattr(tracks, name) for name in Tracks.columns() if name != "identity"}, identity=np.zeros(10, int))
+    one = Tracks(
+        **{name: getattr(tracks, name) for name in Tracks.columns() if name != "identity"}, identity=np.zeros(10, int)
+    )
     d = displacements(one, acquisition(), NO_FLOW)
     assert d.span.tolist() == [10, 10]
     assert d.start_margin_um[0] == d.start_margin_um[1] > 0
 
 
 def test_tables_from_trackpy_are_put_in_order():
-    frame = pd.DataFrame({"frame": [1, 0, 0, 1], "particle": [0, 0, 3, 3], "y": [2.0, 1.0, 9.0, 9.5], "x": [0.0, 0.0, 5.0, 5.5]})
+    frame = pd.DataFrame(
+        {"frame": [1, 0, 0, 1], "particle": [0, 0, 3, 3], "y": [2.0, 1.0, 9.0, 9.5], "x": [0.0, 0.0, 5.0, 5.5]}
+    )
     frame.index = pd.Index([1, 0, 0, 1], name="frame")  # as trackpy leaves it
     tracks = Tracks.from_pandas(frame)
     assert tracks.identity.tolist() == [0, 0, 3, 3]

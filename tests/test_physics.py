@@ -53,7 +53,13 @@ def test_blur_of_a_full_exposure_is_one_sixth():
 
 @pytest.mark.parametrize(
     ("n", "ratio", "blur", "expected"),
-    [(10, 0.05, 1 / 6, 0.35), (10, 0.3, 0.0, 0.40), (10, 1.0, 1 / 6, 0.58), (20, 0.05, 0.0, 0.23), (20, 1.0, 0.0, 0.36)],
+    [
+        (10, 0.05, 1 / 6, 0.35),
+        (10, 0.3, 0.0, 0.40),
+        (10, 1.0, 1 / 6, 0.58),
+        (20, 0.05, 0.0, 0.23),
+        (20, 1.0, 0.0, 0.36),
+    ],
 )
 def test_bound_of_the_diffusion_coefficient_has_the_known_values(n, ratio, blur, expected):
     assert physics.diffusion_crlb(n, ratio, blur) == pytest.approx(expected, abs=0.0051)
@@ -72,6 +78,8 @@ def test_bound_of_the_diffusion_coefficient_equals_the_dense_fisher_matrix():
     assert unknown > fisher[0, 0] ** -0.5
 
 
-@pytest.mark.parametrize(("sigma", "photons", "background", "crlb"), [(1.2, 1000.0, 10.0, 0.051), (1.8, 300.0, 25.0, 0.310)])
+@pytest.mark.parametrize(
+    ("sigma", "photons", "background", "crlb"), [(1.2, 1000.0, 10.0, 0.051), (1.8, 300.0, 25.0, 0.310)]
+)
 def test_bound_of_a_position_is_within_two_percent_of_the_numerical_one(sigma, photons, background, crlb):
     assert physics.position_crlb_px(photons, background, sigma) == pytest.approx(crlb, rel=0.02)

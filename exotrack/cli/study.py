@@ -157,10 +157,9 @@ def _resumable() -> Iterator[None]:
 
 
 def _leave(results: Results) -> None:
-    """Say where the results are, name the failures, and exit."""
+    """Say where the results are, and exit; the run has named the failures on stderr."""
     terminal.say(f"Report:  {results.report}")
     terminal.say(f"Results: {results.path}")
-    for video_id, failure in results.failures.items():
-        terminal.complain(f"{video_id}: {failure['reason']}")
     if results.failures:
+        terminal.complain(f"{len(results.failures)} of {len(results.run['inputs'])} videos failed")
         raise typer.Exit(1)

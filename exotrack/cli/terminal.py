@@ -18,13 +18,20 @@ LOG_EVERY_S = 10.0
 logger = logging.getLogger("exotrack")
 
 
+class _Stderr(logging.Handler):
+    """Writes to what stderr is at the time: a progress bar puts itself in its place and keeps the lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(self.format(record), err=True)
+
+
 def start_logging(log_file: Path | None) -> None:
     """Send the log to stderr (warnings on a terminal, more elsewhere) and, in full, to a file."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(logging.DEBUG)
-    stream = logging.StreamHandler(sys.stderr)
+    stream = _Stderr()
     stream.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     stream.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(stream)

@@ -20,7 +20,7 @@ class Flow:
     """Collective displacement per frame and what its subtraction costs.
 
     The flow of a frame is the weighted mean over tracks, averaged over `window` frames. A track takes part in the
-    estimate that is subtracted from it; `own_share` says how much, and `lost_covariance` what that removes.
+    estimate that is subtracted from it; `own_share` says how much, and the two methods what that removes.
     """
 
     y_um: F64
@@ -32,22 +32,24 @@ class Flow:
     own_share: float
     """Mean share of a displacement in the flow that is subtracted from it, 1/(tracks × window) for equal tracks."""
 
-    def lost_covariance(self, lag: int) -> float:
-        """Share of the displacements' variance that subtraction takes from their covariance at a lag, in frames.
+    def lost_covariance(self, lag: int, variance: float, following: float) -> float:
+        """What subtraction takes from the displacements' covariance at a lag, from the covariances of the residuals.
 
-        The covariance of the residuals is that of the displacements minus this times the variance (independent
-        displacements of equal variance, first order in the own share).
+        Parameters
+        ----------
+        lag : int
+            In frames.
+        variance, following : float
+            Variance of the residuals and their covariance with the following one.
         """
-        if self.window >= len(self.y_um):
-            return self.own_share
-        inside = abs(lag) <= self.window // 2
-        return self.own_share * (2.0 * inside - max(0.0, 1.0 - abs(lag) / self.window))
+        shared = self._response(lag) * variance + (self._response(lag - 1) + self._response(lag + 1)) * following
+        return self.own_share / (1.0 - self.own_share) * shared
 
     def lost_diffusion(self, noise_ratio: float, blur: float) -> float:
         """Relative loss of the likelihood's diffusion coefficient by the subtraction.
 
-        The likelihood averages the periodogram over the relative spectrum of the displacements with weights
-        (∂λ/∂D · D/λ)², so the loss is the lost covariance averaged in the same way.
+        Subtraction takes the share own·K(ω) of the spectrum λ at each frequency, of the noise as of the motion, and the
+        likelihood with known noise blames all of it on D: δD/D = Σ (b/λ)·own·K / Σ (b/λ)², with b = D ∂λ/∂D.
 
         Parameters
         ----------
@@ -60,13 +62,22 @@ class Flow:
         angle = np.pi * (np.arange(4 * lags) + 0.5) / (4 * lags)
         by_diffusion = 2.0 * (1.0 - 2.0 * blur) + 4.0 * blur * np.cos(angle)
         spectrum = by_diffusion + noise_ratio * 2.0 * (1.0 - np.cos(angle))
-        weight = (by_diffusion / spectrum) ** 2
-        lost = np.full(len(angle), self.lost_covariance(0))
+        lost = np.full(len(angle), self._response(0))
         for lag in range(1, lags):
-            taper = 1.0 - lag / lags if self.window >= len(self.y_um) else 1.0  # a mean is lost once per video
-            lost += 2.0 * taper * self.lost_covariance(lag) * np.cos(lag * angle)
-        variance = 2.0 * (1.0 - 2.0 * blur) + 2.0 * noise_ratio
-        return float(np.average(lost * variance / spectrum, weights=weight))
+            taper = 1.0 - lag / lags if self._whole else 1.0  # a mean is lost once per video
+            lost += 2.0 * taper * self._response(lag) * np.cos(lag * angle)
+        relative = by_diffusion / spectrum
+        return self.own_share * float(np.sum(relative * lost) / np.sum(relative**2))
+
+    @property
+    def _whole(self) -> bool:
+        return self.window >= len(self.y_um)
+
+    def _response(self, lag: int) -> float:
+        """Covariance of residuals that is lost at a lag, for independent displacements of unit variance and share."""
+        if self._whole:
+            return 1.0
+        return 2.0 * (abs(lag) <= self.window // 2) - max(0.0, 1.0 - abs(lag) / self.window)
 
 
 def no_flow(n_frames: int) -> Flow:

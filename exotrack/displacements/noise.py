@@ -94,7 +94,7 @@ def measure_memory(steps: Steps, weight: F64, flow: Flow) -> Memory:
         return Memory(1.0, 0.0)
     counts = np.maximum(counts, np.finfo(float).tiny)
     c = np.array([weight @ s for s, _ in sums]) / counts
-    c += c[0] * np.array([flow.lost_covariance(lag) for lag in range(len(c))])
+    c += np.array([flow.lost_covariance(lag, c[0], c[1]) for lag in range(len(c))])
 
     def with_error(use: F64) -> tuple[float, float]:
         """Sum of covariances and its standard error from the influence of each track."""
@@ -165,7 +165,7 @@ def measure_noise(
         n0, n1 = float(n_square[tracks].sum()), float(n_product[tracks].sum())
         c0 = float(square[tracks].sum()) / max(n0, 1.0)
         c1 = float(product[tracks].sum()) / max(n1, 1.0)
-        c0, c1 = c0 * (1.0 + flow.lost_covariance(0)), c1 + c0 * flow.lost_covariance(1)
+        c0, c1 = c0 + flow.lost_covariance(0, c0, c1), c1 + flow.lost_covariance(1, c0, c1)
         both = np.concatenate([crlb_y[spots], crlb_x[spots]])
         fisher = float(np.mean(both[np.isfinite(both)])) if np.any(np.isfinite(both)) else float("nan")
         if blur is None:

@@ -57,6 +57,8 @@ class Displacements:
     """What the camera or codec carries over between frames."""
     D_um2_s: float
     """Diffusion coefficient pooled over all displacements, from covariances, corrected; NaN without displacements."""
+    D_err_um2_s: float
+    """Standard error of that from the spread between tracks."""
     diffusion_scale: float
     """True diffusion coefficient over the one that the likelihood finds: loss to the flow, and memory."""
     diffusion_scale_error: float
@@ -140,7 +142,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         flow,
         blur=known_blur,
     )
-    short_y, short_x = _pooled_short(steps, flow, acquisition.frame_interval_s)
+    short_y, short_x, short_error = _pooled_short(steps, flow, acquisition.frame_interval_s)
     pooled = 0.5 * (short_y + short_x)
     error = float(np.median(np.concatenate([noise.variance_y, noise.variance_x]))) if len(rows) else float("nan")
     noise_ratio = error / (pooled * acquisition.frame_interval_s) if pooled > 0 else 0.0
@@ -166,6 +168,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         flow=flow,
         memory=memory,
         D_um2_s=pooled * memory.factor,
+        D_err_um2_s=short_error * memory.factor,
         diffusion_scale=memory.factor / max(kept, 0.1),
         diffusion_scale_error=memory.error / memory.factor,
         anisotropy=short_y / short_x if short_x > 0 else float("nan"),
@@ -220,19 +223,21 @@ def _flow_between(flow: F64, at: I64, gap: I64) -> F64:
     return moved
 
 
-def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[float, float]:
-    """Covariance-based D along y and x from all displacements."""
+def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[float, float, float]:
+    """Covariance-based D along y and x from all displacements, and the standard error of their mean over tracks."""
     result = []
+    influence = np.zeros(steps.n_tracks)
     for axis in (steps.y, steps.x):
         one = Steps(axis, np.zeros_like(axis), steps.frame, steps.track, steps.n_tracks)
-        square, n0 = (a.sum() for a in one.products(0))
-        product, n1 = (a.sum() for a in one.products(1))
-        if n0 == 0 or n1 == 0:
-            return float("nan"), float("nan")
-        c0, c1 = 2.0 * square / n0, 2.0 * product / n1
-        c0, c1 = c0 * (1.0 + flow.lost_covariance(0)), c1 + c0 * flow.lost_covariance(1)
+        (square, n0), (product, n1) = one.products(0), one.products(1)
+        if not n0.any() or not n1.any():
+            return float("nan"), float("nan"), float("nan")
+        # The other axis is zero, but counted: twice the mean.
+        c0, c1 = 2.0 * square.sum() / n0.sum(), 2.0 * product.sum() / n1.sum()
+        influence += 0.5 * (2.0 * square - c0 * n0) / n0.sum() + (2.0 * product - c1 * n1) / n1.sum()
+        c0, c1 = c0 + flow.lost_covariance(0, c0, c1), c1 + flow.lost_covariance(1, c0, c1)
         result.append(float(0.5 * c0 + c1) / frame_interval_s)
-    return result[0], result[1]
+    return result[0], result[1], float(np.sqrt(np.sum((0.5 * influence) ** 2))) / frame_interval_s
 
 
 def _fisher_variance(error_px: npt.NDArray[np.float32], pixel_size_um: float) -> F64:

@@ -99,6 +99,12 @@ class MatchedFilter:
         return float(brentq(excess, 1.0, 40.0)) if excess(1.0) > 0.0 else 1.0
 
 
+CLIP = 3.5
+"""Noise s.d. beyond which a place is left out of the noise, together with its surroundings."""
+CLIPPINGS = 3
+"""Times that this is repeated; in sparse fields two suffice."""
+
+
 def pixel_noise(filtered: F32, matched: MatchedFilter) -> F32:
     """s.d. of the noise per pixel that explains filtered frames, from the median absolute deviation on tiles.
 
@@ -122,10 +128,13 @@ def pixel_noise(filtered: F32, matched: MatchedFilter) -> F32:
     _, height, width = filtered.shape
     ys, xs = _edges(height), _edges(width)
     gain = matched.noise_gain(height, width)
-    everywhere = _smooth_map(np.abs(filtered) / gain, None, ys, xs)
+    deviation = np.abs(filtered) / gain
     spread = 2 * math.ceil(2.5 * matched.sigma) + 1
-    quiet = maximum_filter(filtered, size=(1, spread, spread)) < 4.0 * everywhere * gain
-    return _smooth_map(np.abs(filtered) / gain, quiet, ys, xs)
+    highest = maximum_filter(filtered / gain, size=(1, spread, spread))
+    noise = _smooth_map(deviation, None, ys, xs)
+    for _ in range(CLIPPINGS):
+        noise = _smooth_map(deviation, highest < CLIP * noise, ys, xs)
+    return noise
 
 
 def _smooth_map(deviation: Array, quiet: Array | None, ys: Array, xs: Array) -> F32:

@@ -18,7 +18,7 @@ from typing import Any
 
 from dask.delayed import delayed
 
-from exotrack import backends, report, samplesheet, storage
+from exotrack import backends, samplesheet, storage
 from exotrack.errors import InputError
 from exotrack.pipeline import pool, work
 from exotrack.pipeline.plan import Job, plan_videos
@@ -118,6 +118,8 @@ def run(
         "failures": failures,
     }
     storage.write_json(out / "run.json", record)
+    from exotrack import report  # plotting libraries have no business on the workers, which import this module too
+
     report.write(out)
     return open_results(out)
 
@@ -177,7 +179,7 @@ def _file_failures(jobs: Sequence[Job], outcomes: Sequence[work.Done | work.Fail
     for job, outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, work.Failed):
             failures[job.row.video_id] = {"video": job.row.video, "reason": outcome.reason}
-            logger.error("%s failed: %s", job.row.video_id, outcome.reason)
+            logger.warning("%s failed: %s", job.row.video_id, outcome.reason)
             with storage.replacing_folder(job.folder) as folder:
                 (folder / "error.txt").write_text(f"{outcome.reason}\n\n{outcome.trace}", encoding="utf-8")
     return failures

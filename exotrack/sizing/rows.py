@@ -12,7 +12,7 @@ from exotrack.acquisition import Acquisition
 from exotrack.displacements import Displacements, displacements, likelihood_rows, size_grid_nm
 from exotrack.protocol import Protocol
 from exotrack.sizing.concentration import Count, count
-from exotrack.tables import F32, F64, I64, Tracks
+from exotrack.tables import F32, F64, I64, Estimate, Tracks
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,21 @@ def track_rows(
         systematic=systematic_uncertainty(acquisition, settings, d),
         count=count(d, tracks, acquisition, diffusion, shortest),
     )
+
+
+def pooled_diameter(tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None) -> Estimate | None:
+    """Hydrodynamic diameter of the mean diffusion coefficient of all displacements, with a 95 % interval.
+
+    A single number that needs neither long tracks nor a deconvolution: right for a sample of one size, and a check of
+    the distribution. In a mixture the fast particles weigh most. None without displacements that allow an estimate.
+    """
+    settings = protocol or Protocol()
+    d = displacements(tracks, acquisition, settings)
+    if not d.D_um2_s > 0:
+        return None
+    value = acquisition.stokes_einstein_um2_s_nm / d.D_um2_s
+    half = 1.959964 * float(np.hypot(d.D_err_um2_s / d.D_um2_s, systematic_uncertainty(acquisition, settings, d)))
+    return Estimate(value, value * float(np.exp(-half)), value * float(np.exp(half)))
 
 
 def _start_margin(diffusion: F64, shortest: int, tracks: Tracks, acquisition: Acquisition) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from exotrack.tables import F32, F64
 
 _FLOOR = np.float32(1e-30)  # a track that no class explains must not divide by zero
-_UNRELATED = np.float32(1e-20)  # likelihoods below are 0: as denormal numbers they would slow the products fourfold
+_UNRELATED = np.float32(1e-20)  # what is smaller is 0: denormal numbers would slow the products fourfold
 _NEGLIGIBLE = 1e-9  # share below which a class is left out of further iterations …
 _PRUNE_EVERY = 10  # … looked at this often
 
@@ -52,13 +53,20 @@ def deconvolve(rows: F32, weights: F64, start: F64, *, iterations: int) -> F64:
         raise ValueError(
             f"rows {rows.shape}, weights {weights.shape} and start {start.shape} differ, or a weighting sums to zero"
         )
-    weight = (weights / total).astype(np.float32)
+    # One thread: the products are small, so that threads of BLAS wait for each other (up to 20 times longer beside
+    # other work), and the result does not depend on their number.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _iterate(rows, (weights / total).astype(np.float32), start, iterations)
+
+
+def _iterate(rows: F32, weight: F32, start: F64, iterations: int) -> F64:
     shares = np.zeros_like(start)
     active = np.arange(rows.shape[1])
     likelihoods = np.where(rows < _UNRELATED, np.float32(0.0), rows)
     current = start.astype(np.float32)
     for iteration in range(iterations):
         if iteration % _PRUNE_EVERY == 0:
+            current[current < _UNRELATED] = 0.0
             keep = current.max(axis=0) > _NEGLIGIBLE
             if np.count_nonzero(keep) < 0.8 * len(keep):
                 active = active[keep]
