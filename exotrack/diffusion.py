@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import special
@@ -41,7 +43,9 @@ def measure(
     Returns
     -------
     Particles
-        One row per track with two displacements or more, in order. Pieces of one identity are rows of their own.
+        One row per track with two displacements or more, in order. Pieces of one identity are rows of their own. Where
+        camera or codec carry images over into the next frames, the displacements span several frames, and n_steps
+        counts those that do not overlap.
 
     Notes
     -----
@@ -61,56 +65,74 @@ def measure(
     """
     settings = protocol or Protocol()
     d = displacements(tracks, acquisition, settings)
-    rows = likelihood_rows(d, acquisition, settings, backend=backend)
+    parts = _Parts(d)
+    rows = parts.mean_rows(likelihood_rows(d, acquisition, settings, backend=backend))
     log_d = np.log(size_grid_nm(settings))
     peak, curvature = _refined_maximum(rows, log_d)
     lo, hi = _likelihood_interval(rows, log_d, peak)
     diameter = np.exp(peak)
     diffusion = acquisition.stokes_einstein_um2_s_nm / diameter
     best = rows.argmax(axis=1) if len(rows) else np.empty(0, np.int64)
+    misfit = _goodness_p(d, acquisition, diffusion[parts.of_row], backend)
+    n_steps = parts.largest(d.n_steps)
 
-    flag = np.zeros(len(d), np.uint16)
+    flag = np.zeros(len(rows), np.uint16)
     for bit, raised in (
-        (ParticleFlag.SHORT, d.n_steps < _SHORT_STEPS),
-        (ParticleFlag.STUCK, d.stuck),
-        (ParticleFlag.NOT_BROWNIAN, _goodness_p(d, acquisition, diffusion, backend) < _NOT_BROWNIAN_P),
+        (ParticleFlag.SHORT, n_steps < _SHORT_STEPS),
+        (ParticleFlag.STUCK, d.stuck[parts.first]),
+        (ParticleFlag.NOT_BROWNIAN, -parts.largest(-misfit) * parts.count < _NOT_BROWNIAN_P),
         (ParticleFlag.OUTSIDE_GRID, (best == 0) | (best == len(log_d) - 1)),
     ):
         flag[raised] |= np.uint16(bit)
 
-    mean = _TrackMeans(tracks, d)
+    track = np.searchsorted(d.particle[parts.first], tracks.particle)
+    known = np.isin(tracks.particle, d.particle)
+
+    def mean(column: npt.NDArray[np.floating]) -> F32:
+        total = np.bincount(track[known], column[known].astype(np.float64), len(rows))
+        return np.asarray(total / parts.total(d.n_frames), np.float32)
+
     return Particles(
-        particle=d.particle,
-        first_frame=d.first_frame,
-        n_frames=d.n_frames,
-        n_steps=d.n_steps,
+        particle=d.particle[parts.first],
+        first_frame=-parts.largest(-d.first_frame),
+        n_frames=parts.total(d.n_frames),
+        n_steps=n_steps,
         D_um2_s=diffusion,
         D_err_um2_s=diffusion / np.sqrt(np.maximum(curvature, _POSITIVE)),
-        D_cve_um2_s=_covariance_based(d, acquisition),
+        D_cve_um2_s=_covariance_based(d, parts, acquisition),
         diameter_nm=diameter,
         diameter_lo_nm=np.exp(lo),
         diameter_hi_nm=np.exp(hi),
-        mass=d.mass.astype(np.float32),
+        mass=d.mass[parts.first].astype(np.float32),
         snr=mean(tracks.snr),
         y=mean(tracks.y),
         x=mean(tracks.x),
         flag=flag,
-    ).take(d.n_steps >= _MIN_STEPS)
+    ).take(n_steps >= _MIN_STEPS)
 
 
-class _TrackMeans:
-    """Means over the localizations of each track of any column of the table that the displacements came from."""
+class _Parts:
+    """The rows of `Displacements` that are parts of one track: one, or as many as the stride where it is larger."""
 
-    def __init__(self, tracks: Tracks, d: Displacements) -> None:
-        self._rows = np.isin(tracks.particle, d.particle)
-        self._offsets = d.offsets
+    def __init__(self, d: Displacements) -> None:
+        self.first: I64 = np.flatnonzero(np.diff(d.particle, prepend=d.particle[:1] - 1))
+        self.count: I64 = np.diff(self.first, append=len(d))
+        self.of_row: I64 = np.repeat(np.arange(len(self.first)), self.count)
 
-    def __call__(self, column: npt.NDArray[np.floating]) -> F32:
-        if len(self._offsets) == 1:
-            return np.empty(0, np.float32)
-        total = np.add.reduceat(column[self._rows].astype(np.float64), self._offsets[:-1])
-        means: F32 = (total / np.diff(self._offsets)).astype(np.float32)
-        return means
+    def total(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Sum over the parts of each track."""
+        return np.add.reduceat(value, self.first) if len(self.first) else value
+
+    def largest(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Largest over the parts of each track."""
+        return np.maximum.reduceat(value, self.first) if len(self.first) else value
+
+    def mean_rows(self, rows: F32) -> F32:
+        """Mean log-likelihood over the parts, which overlap in time: no more certain than one of them."""
+        if len(self.first) == len(rows):
+            return rows
+        mean = np.add.reduceat(rows, self.first, axis=0) / self.count[:, None].astype(np.float32)
+        return np.asarray(mean - mean.max(axis=1, keepdims=True), np.float32)
 
 
 def _refined_maximum(rows: F32, log_d: F64) -> tuple[F64, F64]:
@@ -145,7 +167,7 @@ def _likelihood_interval(rows: F32, log_d: F64, peak: F64) -> tuple[F64, F64]:
     return np.minimum(lo, peak), np.maximum(hi, peak)
 
 
-def _covariance_based(d: Displacements, acquisition: Acquisition) -> F64:
+def _covariance_based(d: Displacements, parts: _Parts, acquisition: Acquisition) -> F64:
     """Covariance-based D of each track; gaps enter through the mean interval. Corrected as the likelihood is.
 
     Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), doi:10.1103/PhysRevE.89.022726.
@@ -156,10 +178,11 @@ def _covariance_based(d: Displacements, acquisition: Acquisition) -> F64:
     product = d.step_y_um[1:] * d.step_y_um[:-1] + d.step_x_um[1:] * d.step_x_um[:-1]
     same = track[1:] == track[:-1]
     covariance = np.bincount(track[1:][same], product[same], n_tracks)
-    interval = np.bincount(track, d.gap, n_tracks) / d.n_steps * acquisition.frame_interval_s
-    mean_square = square / (2.0 * d.n_steps)
-    mean_product = covariance / (2.0 * np.maximum(d.n_steps - 1, 1))
-    result: F64 = (0.5 * mean_square + mean_product) / interval * d.diffusion_scale
+    n, pairs = parts.total(d.n_steps), parts.total(np.maximum(d.n_steps - 1, 0))
+    interval = parts.total(np.bincount(track, d.gap, n_tracks)) / np.maximum(n, 1) * acquisition.frame_interval_s
+    mean_square = parts.total(square) / np.maximum(2.0 * n, 1.0)
+    mean_product = parts.total(covariance) / np.maximum(2.0 * pairs, 1.0)
+    result: F64 = (0.5 * mean_square + mean_product) / np.maximum(interval, _POSITIVE) * d.diffusion_scale
     return result
 
 
@@ -176,8 +199,8 @@ def _goodness_p(d: Displacements, acquisition: Acquisition, diffusion: F64, back
         diffusion / d.diffusion_scale,
         frame_interval_s=acquisition.frame_interval_s,
     )
-    n_tracks, n = len(d), d.n_steps.astype(np.int64)
-    track = np.repeat(np.arange(n_tracks), n)
+    n_tracks, n = len(d), np.maximum(d.n_steps, 1).astype(np.int64)
+    track = np.repeat(np.arange(n_tracks), d.n_steps)
     square = e_y**2 + e_x**2
     total = np.maximum(np.bincount(track, square, n_tracks), _POSITIVE)
     largest = np.zeros(n_tracks)

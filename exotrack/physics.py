@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Real = TypeVar("Real", float, Floats)
 
 MEDIA: Final[dict[str, float]] = {"water": 1.0, "pbs": 1.018, "pbs_0.1x": 1.002}
-"""Viscosity of a medium relative to water. PBS from the Jones–Dole coefficients of 0.15 M NaCl plus phosphate, ±0.005."""
+"""Viscosity relative to water. PBS: Jones–Dole coefficients of 0.15 M NaCl plus phosphate, ±0.005."""
 
 
 def water_viscosity_mpa_s(temperature_c: float) -> float:

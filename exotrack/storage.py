@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,24 +139,56 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def claim(out: Path) -> None:
-    """Make `out` a result folder, or continue one; leftovers of a killed run are removed.
+def check(out: Path, video_ids: Collection[str], *, force: bool) -> None:
+    """Make sure that `out` is new, empty, or a result folder of these videos; nothing is touched.
 
     Raises
     ------
     InputError
-        If `out` exists and is not a result folder: nothing in it is touched.
+        If `out` is something else, or holds results of other videos and `force` is not set.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: exists and is not a folder; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not is_results(out):
         raise InputError(f"{out}: exists and is not a result folder of exotrack; choose another --out")
+    others = _others(out, video_ids)
+    if others and not force:
+        raise InputError(
+            f"{out}: holds results of {len(others)} video(s) that are not in this sample sheet "
+            f"({', '.join(others[:3])}); choose another --out, or drop them with --force"
+        )
+
+
+def begin(out: Path, video_ids: Collection[str], record: Mapping[str, Any]) -> None:
+    """Start or continue a result folder that `check` has passed.
+
+    The folder is marked as ours and unfinished first; then leftovers of a killed run and results of videos that are
+    no longer wanted are removed.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
     try:
-        (out / "videos").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "run.json", {**record, "finished_utc": None})
+        (out / "videos").mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out") from None
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     for left in (*out.glob(".tmp-*"), *(out / "videos").glob(".tmp-*")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    for name in _others(out, video_ids):
+        remove(out / "videos" / name)
+
+
+def _others(out: Path, video_ids: Collection[str]) -> list[str]:
+    """Folders of videos that are not among these."""
+    return sorted(
+        folder.name
+        for folder in (out / "videos").glob("*")
+        if folder.name not in video_ids and not folder.name.startswith(".")
+    )
 
 
 def is_results(folder: Path) -> bool:

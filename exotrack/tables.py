@@ -187,7 +187,7 @@ class SpotModel:
     noise_dn: float
     """Median s.d. of the background noise per pixel, DN."""
     gain_dn: float
-    """Growth of the noise variance with the signal, DN per DN: the camera's DN per photoelectron where shot noise rules."""
+    """Growth of the noise variance with the signal, DN: the camera's DN per photoelectron where shot noise rules."""
     saturated_share: float
     """Share of pixels at the upper end of the number range."""
     warnings: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ class SpotModel:
 class Localizations(Table):
     """Spots found in a video, ordered by frame, then y, then x. Pixel (0, 0) has its centre at y = x = 0."""
 
-    trackpy_names = {"sigma": "size", "snr": "signal", "y_err": "ep_y", "x_err": "ep_x"}
+    trackpy_names: ClassVar[Mapping[str, str]] = {"sigma": "size", "snr": "signal", "y_err": "ep_y", "x_err": "ep_x"}
 
     frame: I32 = column("int32", "", "index of the frame, from 0")
     y: F64 = column("float64", "px", "row of the centre; 0 is the centre of the first pixel")
@@ -288,7 +288,7 @@ class SizeDistribution(Table):
     n_tracks: int = 0
     n_videos: int = 0
     summary: Mapping[str, Estimate] = field(default_factory=dict)
-    """mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi and one fraction per size class, with intervals."""
+    """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals."""
     replicates: F64 | None = None
     """Bootstrap replicates of the share per class, shape (n_replicates, n_classes); None if read back from a file."""
 

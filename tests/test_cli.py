@@ -263,6 +263,20 @@ def test_simulate_then_convert(call, tmp_path):
     assert call("simulate", tmp_path / "none.toml", "--out", tmp_path / "x")[0] == 2
 
 
+def test_demo(call, tmp_path, monkeypatch):
+    from exotrack import demo
+
+    small = {**demo.STUDY["simulation"], "frame_shape": [96, 128], "n_frames": 60, "particles_per_frame": 12.0}
+    samples = [{**sample, "n_videos": 1} for sample in demo.STUDY["sample"]]
+    monkeypatch.setattr(demo, "STUDY", {"simulation": small, "sample": samples})
+    for _ in range(2):  # the second one keeps videos and results
+        code, out, _ = call("demo", "--out", tmp_path / "demo")
+        assert code == 0
+        assert "Result against truth" in out
+        for word in ("narrow", "mixture", "D50, nm", "mode, nm", "concentration", "report.html"):
+            assert word in out
+
+
 def test_devices(call):
     code, out, _ = call("devices")
     assert code == 0

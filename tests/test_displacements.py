@@ -1,4 +1,4 @@
-"""Preparation of displacements: flow, noise, memory, stuck particles, starts."""
+"""Preparation of displacements: flow, stride, noise, stuck particles, starts."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_unknown_exposure_reproduces_the_covariance_that_is_there(sigma, blur):
     assert np.all(d.noise.variance_y >= 0)
 
 
-def test_memory_of_the_camera_is_found_and_its_effect_on_diffusion_undone():
+def test_images_carried_over_are_found_and_stepped_over():
     """A recursive temporal filter hides half of the motion from short lags; its gain at frequency zero is one."""
     rng = np.random.default_rng(6)
     seen = positions(rng, np.full(700, D), 60)
@@ -140,18 +140,20 @@ def test_memory_of_the_camera_is_found_and_its_effect_on_diffusion_undone():
         seen[:, i] = 0.4 * seen[:, i - 1] + 0.6 * seen[:, i]
     tracks = to_tracks(seen[:, 10:], rng.integers(1, 800, 700))
     d = displacements(tracks, acquisition(None))
-    assert d.memory.factor > 1.1
-    assert d.D_um2_s == pytest.approx(D, abs=3 * d.D_um2_s * d.memory.error + 0.02 * D)
-    assert d.D_um2_s / d.memory.factor < 0.9 * D
-    assert d.memory.error < 0.05
+    assert 3 <= d.stride <= 8  # 0.4³ of a displacement is left after three frames, 0.4⁸ is beyond notice
+    assert d.D_um2_s == pytest.approx(D, rel=0.04)  # standard error 1 %
+    assert d.D_err_um2_s < 0.02 * D
+    assert d.n_frames.sum() == len(tracks)
+    assert np.all(np.diff(d.particle) >= 0)
+    assert np.all(d.gap % d.stride == 0)
 
 
 @pytest.mark.parametrize("blur", [0.0, 1 / 6])
-def test_without_memory_nothing_is_changed(blur):
+def test_otherwise_every_frame_is_used(blur):
     rng = np.random.default_rng(7)
     d = displacements(simulated_tracks(rng, np.full(700, D), 50, blur=blur, sigma_um=0.05), acquisition(blur))
-    assert d.memory.factor == 1.0
-    assert d.memory.error == 0.0
+    assert d.stride == 1
+    assert len(np.unique(d.particle)) == len(d)
 
 
 def test_stuck_particles_are_told_from_slow_ones():

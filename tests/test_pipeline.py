@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 import exotrack as et
 from exotrack import report, samplesheet, storage
-from exotrack.acquisition import Acquisition
 from exotrack.errors import BackendError, InputError
 from exotrack.pipeline import plan as planning
-from exotrack.pipeline import pool, quality, schedule, work
-from exotrack.tables import Estimate, LinkSummary, Localizations, Particles, SpotFlag, SpotModel
+from exotrack.pipeline import pool, schedule, work
+from exotrack.tables import Estimate
 
 QUICK = et.Protocol.from_dict({"size": {"bootstrap": 50}})
 BYTES_OF = ("localizations.parquet", "tracks.parquet", "particles.parquet", "frame.png", "video.json")
@@ -313,6 +312,38 @@ def test_wrong_options_start_nothing(study, tmp_path, options, error, words, mon
     assert not (tmp_path / "out").exists()
 
 
+class FakeClient:
+    """A dask client whose workers answer as told."""
+
+    scheduler = SimpleNamespace(address="tcp://fake:1")
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def wait_for_workers(self, *_, **__):
+        if self.answer is None:
+            raise TimeoutError
+
+    def run(self, *_):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return {"tcp://fake:2": self.answer}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "no worker has joined"),
+        (ModuleNotFoundError("No module named 'exotrack'"), "cannot import exotrack"),
+        ("0.0.1", r"have exotrack 0\.0\.1"),
+    ],
+)
+def test_workers_that_could_never_answer_are_refused(study, tmp_path, answer, words):
+    with pytest.raises(InputError, match=words):
+        et.run(study, tmp_path / "out", scheduler=FakeClient(answer))
+    assert not (tmp_path / "out").exists()
+
+
 # Resuming ------------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +399,8 @@ def test_what_decides_the_result_decides_what_is_kept(small, monkeypatch):
     assert count_localized(monkeypatch, small, out, changed) == 1
     np.save(small.parent / "a.npy", np.load(small.parent / "a.npy")[:59])
     assert count_localized(monkeypatch, small, out, changed) == 1
+    (small.parent / "a.json").write_text('{"temperature_c": 30}')  # a sidecar counts too
+    assert count_localized(monkeypatch, small, out, changed) == 1
     (out / "videos" / "a" / "tracks.parquet").unlink()
     assert count_localized(monkeypatch, small, out, changed) == 1
     assert count_localized(monkeypatch, small, out, changed) == 0
@@ -387,7 +420,7 @@ def test_results_of_another_study_are_not_overwritten_by_accident(small):
     out = small.parent / "out"
     np.save(small.parent / "b.npy", np.load(small.parent / "a.npy"))
     sheet = sheet_of(small.parent, "b.npy,B,S,0.3,30,0.02")
-    with pytest.raises(InputError, match=r"not in .*sheet\.csv \(a\)"):
+    with pytest.raises(InputError, match=r"not in this sample sheet \(a\)"):
         et.run(sheet, out, QUICK)
     assert (out / "videos" / "a" / "tracks.parquet").is_file()
     results = et.run(sheet, out, QUICK, force=True)
@@ -412,65 +445,6 @@ def test_a_ratio_of_estimates_keeps_its_interval():
     ratio = pool._ratio(Estimate(2.0, 1.0, 4.0), Estimate(6.0, 3.0, 12.0))
     half = np.exp(np.hypot(np.log(2), np.log(2)))
     assert ratio == pytest.approx((3.0, 3.0 / half, 3.0 * half))
-
-
-def evidence(**changes):
-    given = {
-        "acquisition": Acquisition(
-            pixel_size_um=0.2, frame_interval_s=1 / 30, exposure_s=0.02, origins={"temperature_c": "sample sheet"}
-        ),
-        "model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0),
-        "spots": Localizations.empty(),
-        "particles": Particles.empty(),
-        "linking": LinkSummary(10, 5.0, 0.01, np.zeros(99), np.zeros(99), 0),
-        "n_used": 5000,
-        "diffusion_um2_s": 5.0,
-        "anisotropy": 1.0,
-        "n_frames": 500,
-    }
-    return quality.Evidence(**{**given, **changes})
-
-
-def spots(flag: int) -> Localizations:
-    columns = {name: np.ones(10, spec["dtype"]) for name, spec in Localizations.columns().items()}
-    return Localizations(**{**columns, "flag": np.full(10, flag, np.uint16)})
-
-
-def acquisition(**changes):
-    return Acquisition(**{"pixel_size_um": 0.2, "frame_interval_s": 0.04, "exposure_s": 0.02, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "level"),
-    [
-        ({"acquisition": acquisition(origins={"temperature_c": "protocol default"})}, "temperature_assumed", "warning"),
-        ({"acquisition": acquisition(exposure_s=None)}, "exposure_unknown", "info"),
-        ({"acquisition": acquisition(origins={"frame_interval_s": "container"})}, "container_rate", "info"),
-        ({"n_frames": 40}, "short_video", "info"),
-        ({"spots": spots(SpotFlag.SATURATED)}, "saturated", "warning"),
-        ({"spots": spots(SpotFlag.CROWDED)}, "crowded", "warning"),
-        ({"model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0, ("gain is low",))}, "image", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.04, np.zeros(9), np.zeros(9), 0)}, "mislink_raised", "info"),
-        ({"linking": LinkSummary(9, 5.0, 0.2, np.zeros(9), np.zeros(9), 0)}, "mislink_high", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.0, np.zeros(9), np.zeros(9), 3)}, "dense_groups", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.0, np.full(9, 40.0), np.zeros(9), 0)}, "flow_large", "warning"),
-        ({"anisotropy": 1.2}, "anisotropic", "warning"),
-        ({"spots": spots(0), "n_used": 20}, "few_tracks", "warning"),
-        ({"spots": spots(0), "n_used": 200}, "few_tracks", "info"),
-    ],
-)
-def test_each_remark_appears_when_it_should_and_alone(changes, code, level):
-    healthy = evidence(spots=spots(0))
-    assert quality.flags(healthy) == []
-    (flag,) = quality.flags(evidence(**{"spots": spots(0), **changes}))
-    assert (flag["code"], flag["level"]) == (code, level)
-    assert flag["message"].endswith(".")
-
-
-def test_no_spots_is_said_plainly():
-    assert [flag["code"] for flag in quality.flags(evidence())] == ["no_spots"]
-    numbers = {"diffusion_um2_s": np.nan, "anisotropy": np.nan}
-    assert [flag["code"] for flag in quality.flags(evidence(**numbers))] == ["no_spots"]
 
 
 def test_groups_leave_out_what_is_no_sample():

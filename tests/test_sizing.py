@@ -35,6 +35,9 @@ def gamma_rows(rng, diameters, mean_steps=15, systematic=0.0) -> TrackRows:
     return TrackRows(
         diameter_nm=GRID,
         likelihood=np.exp(log_l - log_l.max(axis=1, keepdims=True)).astype(np.float32),
+        particle=np.arange(n),
+        pooled_nm=float(np.mean(diameters)),
+        pooled_relative_error=0.01,
         identity=np.arange(n),
         n_frames=steps + 1,
         identity_share=np.ones(n),
@@ -180,12 +183,11 @@ def test_common_uncertainty_enters_sizes_and_fractions_but_not_shape():
 
 
 def test_uncertainty_budget_in_water_at_25_degrees():
-    d = type("Corrections", (), {"diffusion_scale_error": 0.0})
-    stated = systematic_uncertainty(acquisition(), Protocol(), d)
+    stated = systematic_uncertainty(acquisition(), Protocol())
     assert stated == pytest.approx(np.sqrt(0.01**2 + (0.0261 * 0.3) ** 2 + 0.005**2), rel=2e-3)
-    assumed = systematic_uncertainty(acquisition(origins={"temperature_c": "protocol default"}), Protocol(), d)
+    assumed = systematic_uncertainty(acquisition(origins={"temperature_c": "protocol default"}), Protocol())
     assert assumed == pytest.approx(np.sqrt(0.01**2 + (0.0261 * 2.0) ** 2 + 0.005**2), rel=2e-3)
-    given_viscosity = systematic_uncertainty(acquisition(viscosity_mpa_s=0.9), Protocol(), d)
+    given_viscosity = systematic_uncertainty(acquisition(viscosity_mpa_s=0.9), Protocol())
     assert given_viscosity == pytest.approx(np.sqrt(0.01**2 + (0.3 / 298.15) ** 2 + 0.005**2), rel=2e-3)
 
 
@@ -318,11 +320,11 @@ def test_pooled_diameter_of_one_size_lies_in_its_interval():
     hits, exact = 0, Protocol.from_dict({"conditions": {"pixel_size_relative": 0.0, "viscosity_relative": 0.0}})
     for seed in range(40):
         tracks = simulated_tracks(np.random.default_rng(seed), np.full(150, 4.9), 20, blur=1 / 6, sigma_um=0.1)
-        e = pooled_diameter(tracks, a, exact)
+        e = pooled_diameter([track_rows(tracks, a, exact)])
         hits += e.lo <= a.stokes_einstein_um2_s_nm / 4.9 <= e.hi
         assert np.log(e.hi / e.lo) < 0.3
     assert hits >= 34
-    assert pooled_diameter(Tracks.empty(), a) is None
+    assert np.isnan(pooled_diameter([track_rows(Tracks.empty(), a)]).value)
 
 
 # Concentration

@@ -24,7 +24,7 @@ def localizations(n: int) -> Localizations:
 
 
 def folder_of_one_video(out: Path) -> None:
-    storage.claim(out)
+    storage.begin(out, {"v1"}, {"exotrack": "0"})
     tables = {"localizations": localizations(7), "tracks": Tracks.empty(), "particles": Particles.empty()}
     with storage.replacing_folder(out / "videos" / "v1") as folder:
         for name, table in tables.items():
@@ -68,7 +68,8 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     folder_of_one_video(tmp_path / "out")
     (tmp_path / "out" / "videos" / ".tmp-v2").mkdir()
     (tmp_path / "out" / ".tmp-1-run.json").write_text("half")
-    storage.claim(tmp_path / "out")
+    storage.check(tmp_path / "out", {"v1"}, force=False)
+    storage.begin(tmp_path / "out", {"v1"}, {"exotrack": "0"})
     assert [p.name for p in (tmp_path / "out" / "videos").iterdir()] == ["v1"]
     assert not list((tmp_path / "out").glob(".tmp*"))
 
@@ -76,10 +77,10 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not a result folder"):
-        storage.claim(tmp_path)
+        storage.check(tmp_path, {"v1"}, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(InputError, match="not a folder"):
-        storage.claim(tmp_path / "thesis.txt")
+        storage.check(tmp_path / "thesis.txt", {"v1"}, force=True)
     with pytest.raises(InputError, match=r"no run\.json"):
         storage.open_results(tmp_path)
 
@@ -157,3 +158,21 @@ def test_an_incomplete_video_is_not_taken_for_done(tmp_path):
     storage.write_json(folder / "video.json", {})
     (folder / "tracks.parquet").unlink()
     assert storage.read_record(folder) is None
+
+
+def test_results_of_other_videos_stay_unless_forced(tmp_path):
+    folder_of_one_video(tmp_path)
+    finished = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"not in this sample sheet \(v1\)"):
+        storage.check(tmp_path, {"v9"}, force=False)
+    assert (tmp_path / "run.json").read_bytes() == finished
+    storage.check(tmp_path, {"v9"}, force=True)
+    storage.begin(tmp_path, {"v9"}, {"exotrack": "0"})
+    assert not (tmp_path / "videos" / "v1").exists()
+
+
+def test_a_run_killed_at_once_can_be_given_again(tmp_path):
+    storage.begin(tmp_path / "out", {"v1"}, {"exotrack": "0"})
+    storage.check(tmp_path / "out", {"v1"}, force=False)
+    (tmp_path / "bare").mkdir()
+    storage.check(tmp_path / "bare", {"v1"}, force=False)

@@ -1,7 +1,6 @@
 """Tracks → displacements in µm, freed of collective flow, with everything that their covariance depends on."""
 
 from exotrack.displacements.flow import Flow as Flow
-from exotrack.displacements.noise import Memory as Memory
 from exotrack.displacements.noise import Noise as Noise
 from exotrack.displacements.prepare import Displacements as Displacements
 from exotrack.displacements.prepare import displacements as displacements

@@ -1,4 +1,4 @@
-"""From localizations to displacements: flow, noise and memory of one video, in the order they need each other."""
+"""From localizations to displacements: flow, stride and noise of one video, in the order they need each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
-from exotrack.displacements.noise import Memory, Noise, Steps, measure_memory, measure_noise
+from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
 from exotrack.protocol import Protocol
 from exotrack.tables import F64, I32, I64, Tracks
 
@@ -23,11 +23,12 @@ class Displacements:
     """Displacements of the tracks of one video with at least two localizations, in compressed rows.
 
     Localizations of track i are ``offsets[i]:offsets[i + 1]``; its displacements are
-    ``offsets[i] − i : offsets[i + 1] − i − 1``.
+    ``offsets[i] − i : offsets[i + 1] − i − 1``. Where camera or codec carry images over, a track of the video stands
+    here as up to `stride` tracks of the same particle, one after the other: every stride-th localization each.
     """
 
     particle: I64
-    """Track, as in Tracks."""
+    """Track, as in Tracks; increasing."""
     identity: I64
     """The uncut track that each track is a piece of."""
     offsets: I64
@@ -53,16 +54,14 @@ class Displacements:
     """Localization variance per localization and blur per track."""
     flow: Flow
     """What was subtracted."""
-    memory: Memory
-    """What the camera or codec carries over between frames."""
+    stride: int
+    """Every how many frames are used: 1 unless camera or codec carry images over into the next frames."""
     D_um2_s: float
     """Diffusion coefficient pooled over all displacements, from covariances, corrected; NaN without displacements."""
     D_err_um2_s: float
     """Standard error of that from the spread between tracks."""
     diffusion_scale: float
-    """True diffusion coefficient over the one that the likelihood finds: loss to the flow, and memory."""
-    diffusion_scale_error: float
-    """Relative standard error of that."""
+    """True diffusion coefficient over the one that the likelihood finds: what the subtraction of the flow takes."""
     anisotropy: float
     """Pooled D along y over that along x; 1 is right, 5 % off is astigmatism, vibration or a sheared flow."""
     localization_error_px: float
@@ -70,7 +69,7 @@ class Displacements:
 
     @property
     def n_steps(self) -> I32:
-        """Displacements per track."""
+        """Displacements per track; a track that stands here as several may have none in some."""
         steps: I32 = self.n_frames - np.int32(1)
         return steps
 
@@ -82,8 +81,9 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     """Prepare the displacements of one video for every estimate that uses them.
 
     In order: tracks that do not move are told from those that do; the collective flow is estimated from the moving
-    ones and subtracted (``protocol.link.flow = "none"`` leaves it); pooled covariances give the localization
-    variance per brightness class, the blur where the exposure is unknown, and the memory of camera and codec.
+    ones and subtracted (``protocol.link.flow = "none"`` leaves it); where camera or codec carry images over,
+    displacements over several frames take the place of those over one (`uncorrelated_stride`); pooled covariances
+    give the localization variance per brightness class, and the blur where the exposure is unknown.
 
     Parameters
     ----------
@@ -111,11 +111,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     n_frames = max(acquisition.n_frames or 0, int(frame.max(initial=-1)) + 1)
     y = tracks.y[rows] * acquisition.pixel_size_um
     x = tracks.x[rows] * acquisition.pixel_size_um
-    inside = np.ones(max(len(rows) - 1, 0), bool)
-    inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements
-    step_y, step_x, gap = np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside]
-    at = frame[:-1][inside] if len(frame) else frame
-    of_step = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets) - 1)
+    step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets)
     stuck = _stuck(y, x, step_y**2 + step_x**2, offsets)
 
     single = (gap == 1) & ~stuck[of_step]
@@ -126,54 +122,87 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         flow = estimate_flow(
             step_y[single], step_x[single], at[single], of_step[single], weight[of_step[single]], n_frames
         )
-    step_y = step_y - _flow_between(flow.y_um, at, gap)
-    step_x = step_x - _flow_between(flow.x_um, at, gap)
-
+    step_y, step_x = step_y - _flow_between(flow.y_um, at, gap), step_x - _flow_between(flow.x_um, at, gap)
     steps = Steps(step_y[single], step_x[single], at[single], of_step[single], len(stuck))
-    memory = measure_memory(steps, weight, flow)
-    known_blur = None if acquisition.exposure_s is None or memory.factor != 1.0 else acquisition.blur
-    mass = _track_means(tracks.mass[rows].astype(np.float64), offsets)
+    stride = uncorrelated_stride(steps, weight, flow)
+
+    first = offsets[:-1]
+    identity = tracks.identity[rows][first]
+    span, margin = _identity_starts(identity, frame, y, x, offsets, acquisition)
+    particle, mass = tracks.particle[rows][first], _track_means(tracks.mass[rows].astype(np.float64), offsets)
+    known_blur, lost, whole = (
+        (None if acquisition.exposure_s is None else acquisition.blur),
+        flow,
+        np.arange(len(first)),
+    )
+    if stride > 1:
+        known_blur, lost = None, no_flow(n_frames)  # its own share in a flow is small beside a whole stride
+        order, offsets, whole = _interleaved(frame, offsets, stride)
+        rows, frame, y, x = rows[order], frame[order], y[order], x[order]
+        step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets)
+        step_y, step_x = step_y - _flow_between(flow.y_um, at, gap), step_x - _flow_between(flow.x_um, at, gap)
+        single = (gap == stride) & ~stuck[whole][of_step]
+        turn = (at - frame[offsets[:-1]][of_step]) // stride
+        steps = Steps(step_y[single], step_x[single], turn[single], of_step[single], len(whole))
+
     noise = measure_noise(
         steps,
         _fisher_variance(tracks.y_err[rows], acquisition.pixel_size_um),
         _fisher_variance(tracks.x_err[rows], acquisition.pixel_size_um),
-        mass,
+        mass[whole],
         offsets,
-        flow,
+        lost,
         blur=known_blur,
+        stride=stride,
     )
-    short_y, short_x, short_error = _pooled_short(steps, flow, acquisition.frame_interval_s)
+    interval = stride * acquisition.frame_interval_s
+    short_y, short_x, short_error = _pooled_short(steps, whole, lost, interval)
     pooled = 0.5 * (short_y + short_x)
     error = float(np.median(np.concatenate([noise.variance_y, noise.variance_x]))) if len(rows) else float("nan")
-    noise_ratio = error / (pooled * acquisition.frame_interval_s) if pooled > 0 else 0.0
-    blur = float(np.median(noise.blur)) if len(stuck) else 0.0
-    kept = 1.0 - flow.lost_diffusion(noise_ratio, blur) if flow.own_share else 1.0
-    first = offsets[:-1]
-    identity = tracks.identity[rows][first]
-    span, margin = _identity_starts(identity, frame, y, x, offsets, acquisition)
+    noise_ratio = error / (pooled * interval) if pooled > 0 else 0.0
+    blur = float(np.median(noise.blur)) / stride if len(stuck) else 0.0
+    left = 1.0 - flow.lost_diffusion(noise_ratio, blur) if flow.own_share else 1.0
     return Displacements(
-        particle=tracks.particle[rows][first],
-        identity=identity,
+        particle=particle[whole],
+        identity=identity[whole],
         offsets=offsets,
-        first_frame=frame[first].astype(np.int32),
+        first_frame=frame[offsets[:-1]].astype(np.int32),
         n_frames=np.diff(offsets).astype(np.int32),
-        span=span,
-        mass=mass,
-        start_margin_um=margin,
-        stuck=stuck,
+        span=span[whole],
+        mass=mass[whole],
+        start_margin_um=margin[whole],
+        stuck=stuck[whole],
         step_y_um=step_y,
         step_x_um=step_x,
         gap=gap.astype(np.int32),
         noise=noise,
         flow=flow,
-        memory=memory,
-        D_um2_s=pooled * memory.factor,
-        D_err_um2_s=short_error * memory.factor,
-        diffusion_scale=memory.factor / max(kept, 0.1),
-        diffusion_scale_error=memory.error / memory.factor,
+        stride=stride,
+        D_um2_s=pooled,
+        D_err_um2_s=short_error,
+        diffusion_scale=1.0 / max(left, 0.1),
         anisotropy=short_y / short_x if short_x > 0 else float("nan"),
         localization_error_px=float(np.sqrt(error)) / acquisition.pixel_size_um,
     )
+
+
+def _differences(y: F64, x: F64, frame: I64, offsets: I64) -> tuple[F64, F64, I64, I64, I64]:
+    """Displacements of each track along y and x, the frames each spans, its first frame and its track."""
+    inside = np.ones(max(len(frame) - 1, 0), bool)
+    inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements
+    at = frame[:-1][inside] if len(frame) else frame
+    of_step = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets) - 1)
+    return np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside], at, of_step
+
+
+def _interleaved(frame: I64, offsets: I64, stride: int) -> tuple[I64, I64, I64]:
+    """Split each track by its frames modulo the stride: new order of rows, new offsets, and the track of each part."""
+    length = np.diff(offsets)
+    track = np.repeat(np.arange(len(length)), length)
+    part = track * stride + (frame - frame[offsets[:-1]][track]) % stride
+    order = np.argsort(part, kind="stable")
+    parts, first = np.unique(part[order], return_index=True)
+    return order, np.append(first, len(frame)), parts // stride
 
 
 def _rows_of_tracks(tracks: Tracks) -> tuple[I64, I64]:
@@ -223,8 +252,11 @@ def _flow_between(flow: F64, at: I64, gap: I64) -> F64:
     return moved
 
 
-def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[float, float, float]:
-    """Covariance-based D along y and x from all displacements, and the standard error of their mean over tracks."""
+def _pooled_short(steps: Steps, whole: I64, flow: Flow, interval_s: float) -> tuple[float, float, float]:
+    """Covariance-based D along y and x from all displacements, and the standard error of their mean over tracks.
+
+    `whole` names the independent track that each track of the steps is a part of.
+    """
     result = []
     influence = np.zeros(steps.n_tracks)
     for axis in (steps.y, steps.x):
@@ -236,8 +268,9 @@ def _pooled_short(steps: Steps, flow: Flow, frame_interval_s: float) -> tuple[fl
         c0, c1 = 2.0 * square.sum() / n0.sum(), 2.0 * product.sum() / n1.sum()
         influence += 0.5 * (2.0 * square - c0 * n0) / n0.sum() + (2.0 * product - c1 * n1) / n1.sum()
         c0, c1 = c0 + flow.lost_covariance(0, c0, c1), c1 + flow.lost_covariance(1, c0, c1)
-        result.append(float(0.5 * c0 + c1) / frame_interval_s)
-    return result[0], result[1], float(np.sqrt(np.sum((0.5 * influence) ** 2))) / frame_interval_s
+        result.append(float(0.5 * c0 + c1) / interval_s)
+    error = float(np.sqrt(np.sum((0.5 * np.bincount(whole, influence)) ** 2))) / interval_s
+    return result[0], result[1], error
 
 
 def _fisher_variance(error_px: npt.NDArray[np.float32], pixel_size_um: float) -> F64:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,12 @@ from exotrack.errors import InputError
 from exotrack.pipeline import pool, work
 from exotrack.pipeline.plan import Job, plan_videos
 from exotrack.pipeline.provenance import device, software
-from exotrack.pipeline.schedule import Cluster, Task, Threads, Watch, connect
+from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch, connect
 from exotrack.protocol import Protocol
 from exotrack.samplesheet import SampleSheet
 from exotrack.storage import Results, open_results
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Takes what is being done, how much of it is done, and how much there is; it may be called from any thread."""
 
 
 def run(
@@ -88,7 +85,7 @@ def run(
         The backend cannot run here.
     """
     started = datetime.now(UTC)
-    out, protocol = Path(out), protocol or Protocol()
+    out, protocol = Path(out).resolve(), protocol or Protocol()
     name = backends.resolve(backend)
     study = samplesheet.read(sheet)
     if block_frames is not None and block_frames < 1:
@@ -101,7 +98,7 @@ def run(
         seconds = _total(outcomes)
         failures = _file_failures(jobs, outcomes)
         with work.timed(seconds, "pool"):
-            pool.write(out, jobs, failures, protocol, name, engine)
+            pool.write(out, jobs, failures, protocol, name, engine, progress)
     record = {
         **software(),
         "backend": name,
@@ -126,17 +123,9 @@ def run(
 
 def _prepare(study: SampleSheet, out: Path, protocol: Protocol, started: datetime, *, force: bool) -> None:
     """Claim the result folder and file what is about to be run."""
-    storage.claim(out)
     known = {row.video_id for row in study}
-    others = sorted(folder.name for folder in (out / "videos").iterdir() if folder.name not in known)
-    if others and not force:
-        raise InputError(
-            f"{out}: holds results of {len(others)} video(s) that are not in {study.path} ({', '.join(others[:3])}); "
-            "choose another --out, or drop them with --force"
-        )
-    for name in others:
-        storage.remove(out / "videos" / name)
-    storage.write_json(out / "run.json", {**software(), "started_utc": _stamp(started), "finished_utc": None})
+    storage.check(out, known, force=force)
+    storage.begin(out, known, {**software(), "started_utc": _stamp(started)})
     storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
     storage.write_bytes(out / "samplesheet.csv", study.path.read_bytes())
 

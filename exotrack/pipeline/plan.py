@@ -53,16 +53,16 @@ class Job:
         return self.parts[-1][1] if self.parts else 0
 
     def key(self, input_sha256: str) -> str:
-        """Hash of all that decides the result: input, settings, code. Equal keys, equal results."""
+        """Hash of all that decides the result: input, metadata, settings, code. Equal keys, equal results."""
         said = {
             "input": input_sha256,
             "protocol": self.protocol.sha256,
-            "settings": dict(sorted(self.row.settings.items())),
+            "metadata": dict(self.source.metadata) if self.source else {},
             "role": self.row.role,
             "backend": self.backend,
             "code": self.code_sha256,
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def plan_videos(

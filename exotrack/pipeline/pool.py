@@ -21,7 +21,7 @@ from dask.delayed import delayed
 from exotrack import storage
 from exotrack.heterogeneity import compare
 from exotrack.pipeline.plan import Job
-from exotrack.pipeline.schedule import Cluster, Task, Threads, Watch
+from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, track_rows
 from exotrack.tables import Estimate, SizeDistribution, Tracks
@@ -92,16 +92,20 @@ def write(
     protocol: Protocol,
     backend: str,
     engine: Threads | Cluster,
+    progress: Progress | None,
 ) -> None:
     """Write distributions.parquet, samples.csv, batches.csv and comparisons.csv."""
     everything = groups(jobs, failures)
     found: dict[tuple[str, str], Pooled] = {}
-    for batch in dict.fromkeys(group.batch for group in everything):
+    names = list(dict.fromkeys(group.batch for group in everything))
+    for done, batch in enumerate(names, start=1):
         mine = [group for group in everything if group.batch == batch]
         for group, pooled in zip(mine, engine.compute(_tasks(mine, protocol, backend), Watch(None)), strict=True):
             if isinstance(pooled, Exception):
                 raise pooled
             found[group.level, group.name] = pooled
+        if progress is not None:
+            progress("batches", done, len(names))
     results = [(group, found[group.level, group.name]) for group in everything]
     batches = [(group, pooled) for group, pooled in results if group.level == "batch"]
     samples = [_row(group, pooled) for group, pooled in results if group.level == "sample"]

@@ -42,6 +42,8 @@ class Evidence:
     """Median diffusion coefficient; NaN without tracks."""
     anisotropy: float
     """Diffusion along y over that along x; NaN where unknown."""
+    stride: int
+    """Frames that a displacement spans; more than 1 where images are carried over."""
     n_frames: int
 
 
@@ -102,6 +104,12 @@ def _spots(evidence: Evidence) -> Iterator[Flag]:
 
 def _motion(evidence: Evidence) -> Iterator[Flag]:
     linking, acquisition = evidence.linking, evidence.acquisition
+    if evidence.stride > 1:
+        yield _warning(
+            "carried_over",
+            "Images are carried over into the next frames, as video compression and temporal noise reduction do. Only "
+            f"displacements over {evidence.stride} frames were used; uncompressed video gives narrower intervals.",
+        )
     if linking.mislink_index > MISLINK_ADVISED:
         high = linking.mislink_index > MISLINK_HIGH
         yield (_warning if high else _info)(

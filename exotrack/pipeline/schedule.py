@@ -18,10 +18,13 @@ from typing import Any
 
 import dask
 from dask.delayed import Delayed
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from exotrack import __version__
 from exotrack.errors import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is being done, how much of it is done, and how much there is; it may be called from any thread."""
 
 CONNECT_TIMEOUT_S = 10.0
 

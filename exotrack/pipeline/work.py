@@ -51,7 +51,7 @@ class Done:
 
     sha256: str
     """Hash of the input."""
-    size_bytes: int
+    size_bytes: int | None
     seconds: Seconds
     """Time spent per stage; empty where finished results were kept."""
 
@@ -61,7 +61,7 @@ class Begun:
     """A video that is to be localized."""
 
     sha256: str
-    size_bytes: int
+    size_bytes: int | None
     model: SpotModel | None
     """None where the only part learns it itself."""
     seconds: Seconds
@@ -115,7 +115,7 @@ def begin(job: Job) -> Done | Begun:
         raise VideoError(f"{job.row.video}: {source.shape[0]} frame(s); motion needs {FRAMES_LEAST} at least")
     seconds: dict[str, float] = {}
     with timed(seconds, "hash"):
-        sha256, size = source.sha256(), _size(job.row.video)
+        sha256, size = source.sha256(), _size(source)
     if not job.force and _kept(job, sha256):
         return Done(sha256, size, {})
     model = None
@@ -276,6 +276,7 @@ def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles)
         n_used=int(used.sum()),
         diffusion_um2_s=diffusion,
         anisotropy=moved.anisotropy,
+        stride=moved.stride,
         n_frames=job.n_frames,
     )
     return {
@@ -298,7 +299,9 @@ def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles)
             "error_scale": _median(moved.noise.error_scale),
             "diffusion_scale": moved.diffusion_scale,
             "anisotropy": moved.anisotropy,
+            "stride_frames": moved.stride,
             "D_pooled_um2_s": moved.D_um2_s,
+            "diameter_pooled_nm": acquisition.stokes_einstein_um2_s_nm / moved.D_um2_s if moved.D_um2_s > 0 else None,
             "D_median_um2_s": diffusion,
             "diameter_median_nm": diameter,
         },
@@ -331,12 +334,10 @@ def _source(job: Job) -> Video:
     return job.source
 
 
-def _size(video: str) -> int:
-    """Bytes of a local video on disk; 0 for a URL."""
-    path = Path(video)
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.is_file() else 0
+def _size(source: Video) -> int | None:
+    """Bytes of the files of a video; None for a URL."""
+    files = source.source.facts.files
+    return sum(file.stat().st_size for file in files) if files else None
 
 
 def _median(values: F64) -> float:

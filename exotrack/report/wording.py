@@ -20,6 +20,7 @@ METRICS: Final[dict[str, Term]] = {
     "d10_nm": Term("D10", "nm", "10 % of the particles are smaller than this"),
     "d50_nm": Term("D50 (median)", "nm", "half of the particles are smaller than this"),
     "d90_nm": Term("D90", "nm", "90 % of the particles are smaller than this"),
+    "pooled_nm": Term("Pooled", "nm", "the diameter of the mean diffusion coefficient; for particles of one size"),
     "span": Term("Span", "", "width of the distribution, (D90 − D10) / D50; a single size would give 0"),
     "cv": Term("CV", "%", "width of the distribution: standard deviation over mean"),
     "pdi": Term("PDI", "", "the CV squared, by particle count; not the PDI of dynamic light scattering"),

@@ -16,7 +16,7 @@ from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.sizing.rows import TrackRows, track_rows
 from exotrack.sizing.summary import density_per_nm, quantile_nm, summarize
-from exotrack.tables import F32, F64, I64, SizeDistribution, Tracks
+from exotrack.tables import F32, F64, I64, Estimate, SizeDistribution, Tracks
 
 log = logging.getLogger(__name__)
 
@@ -113,18 +113,53 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
         lo=np.minimum(lo, density),
         hi=np.maximum(hi, density),
         weighting=weighting,
-        n_tracks=len(sample.weight),
+        n_tracks=sum(len(np.unique(r.particle)) for r in videos),
         n_videos=len(videos),
-        summary=summarize(
-            share,
-            replicates,
-            grid,
-            settings.size.class_edges_nm,
-            width=0.5 / np.sqrt(np.median([r.n_steps_median for r in videos])),
-            systematic=float(np.sqrt(np.mean([r.systematic**2 for r in videos]))),
-        ),
+        summary={
+            "pooled_nm": pooled_diameter(videos),
+            **summarize(
+                share,
+                replicates,
+                grid,
+                settings.size.class_edges_nm,
+                width=0.5 / np.sqrt(np.median([r.n_steps_median for r in videos])),
+                systematic=_systematic(videos),
+            ),
+        },
         replicates=replicates,
     )
+
+
+def pooled_diameter(rows: Sequence[TrackRows]) -> Estimate:
+    """Hydrodynamic diameter of the diffusion coefficient pooled over all displacements, with a 95 % interval.
+
+    A single number that needs neither long tracks nor a deconvolution: right for particles of one size, such as
+    beads, and a check of the distribution. In a mixture the fast particles weigh most.
+
+    Parameters
+    ----------
+    rows : sequence of TrackRows
+        One per video; videos are weighted by precision, and the error is enlarged where they disagree (Birge ratio).
+
+    Returns
+    -------
+    Estimate
+        NaN where no video allows an estimate.
+    """
+    known = [r for r in rows if np.isfinite(r.pooled_nm) and r.pooled_relative_error > 0]
+    if not known:
+        return Estimate(np.nan, np.nan, np.nan)
+    size = np.log([r.pooled_nm for r in known])
+    precision = np.array([r.pooled_relative_error for r in known]) ** -2.0
+    centre = float(np.average(size, weights=precision))
+    birge = float(precision @ (size - centre) ** 2) / max(len(known) - 1, 1)
+    half = _Z95 * float(np.hypot(np.sqrt(max(birge, 1.0) / precision.sum()), _systematic(known)))
+    return Estimate(*(float(np.exp(centre + side * half)) for side in (0.0, -1.0, 1.0)))
+
+
+def _systematic(videos: Sequence[TrackRows]) -> float:
+    """Relative standard uncertainty that all diameters share."""
+    return float(np.sqrt(np.mean([r.systematic**2 for r in videos])))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from exotrack import physics
 from exotrack.acquisition import Acquisition
-from exotrack.displacements import Displacements, displacements, likelihood_rows, size_grid_nm
+from exotrack.displacements import displacements, likelihood_rows, size_grid_nm
 from exotrack.protocol import Protocol
 from exotrack.sizing.concentration import Count, count
-from exotrack.tables import F32, F64, I64, Estimate, Tracks
+from exotrack.tables import F32, F64, I64, Tracks
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,8 @@ class TrackRows:
     """Size classes, shape (n_classes,)."""
     likelihood: F32
     """Likelihood of each usable track in each class, each row with maximum 1, shape (n_tracks, n_classes)."""
+    particle: I64
+    """Track of the video that each row belongs to; one of a video that is stepped through stands in several rows."""
     identity: I64
     """Particle that each track is a piece of: the unit that is resampled, shape (n_tracks,)."""
     n_frames: I64
@@ -35,8 +37,12 @@ class TrackRows:
     """Whether the identity was already there in the first frame of the recording or of a new position."""
     n_steps_median: float
     """Median number of displacements, which sets the resolution."""
+    pooled_nm: float
+    """Hydrodynamic diameter of the diffusion coefficient pooled over all displacements; NaN without any."""
+    pooled_relative_error: float
+    """Its relative standard error from the spread between tracks."""
     systematic: float
-    """Relative standard uncertainty of every diameter: pixel size, temperature, viscosity, corrections of D."""
+    """Relative standard uncertainty of every diameter: pixel size, temperature and viscosity."""
     count: Count | None
     """Particles seen per frame and per volume; None where the depth is not known."""
 
@@ -86,36 +92,24 @@ def track_rows(
     usable = np.flatnonzero((d.n_steps >= settings.size.min_steps) & ~d.stuck)
     log_rows = log_rows[usable]
     diffusion = acquisition.stokes_einstein_um2_s_nm / grid[log_rows.argmax(axis=1)] if len(usable) else np.empty(0)
-    shortest = settings.size.min_steps + 1
+    shortest = settings.size.min_steps * d.stride + 1
     steps = d.n_steps[usable].astype(np.float64)
     _, unit = np.unique(d.identity[usable], return_inverse=True)
     return TrackRows(
         diameter_nm=grid,
         likelihood=np.exp(log_rows),
+        particle=d.particle[usable],
         identity=d.identity[usable],
         n_frames=d.n_frames[usable].astype(np.int64),
         identity_share=steps / np.bincount(unit, steps)[unit] if len(unit) else np.empty(0),
         start_seen=d.start_margin_um[usable] >= _start_margin(diffusion, shortest, tracks, acquisition),
         from_beginning=d.start_margin_um[usable] < 0,
         n_steps_median=float(np.median(steps)) if len(steps) else float("nan"),
-        systematic=systematic_uncertainty(acquisition, settings, d),
+        pooled_nm=acquisition.stokes_einstein_um2_s_nm / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
+        pooled_relative_error=d.D_err_um2_s / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
+        systematic=systematic_uncertainty(acquisition, settings),
         count=count(d, tracks, acquisition, diffusion, shortest),
     )
-
-
-def pooled_diameter(tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None) -> Estimate | None:
-    """Hydrodynamic diameter of the mean diffusion coefficient of all displacements, with a 95 % interval.
-
-    A single number that needs neither long tracks nor a deconvolution: right for a sample of one size, and a check of
-    the distribution. In a mixture the fast particles weigh most. None without displacements that allow an estimate.
-    """
-    settings = protocol or Protocol()
-    d = displacements(tracks, acquisition, settings)
-    if not d.D_um2_s > 0:
-        return None
-    value = acquisition.stokes_einstein_um2_s_nm / d.D_um2_s
-    half = 1.959964 * float(np.hypot(d.D_err_um2_s / d.D_um2_s, systematic_uncertainty(acquisition, settings, d)))
-    return Estimate(value, value * float(np.exp(-half)), value * float(np.exp(half)))
 
 
 def _start_margin(diffusion: F64, shortest: int, tracks: Tracks, acquisition: Acquisition) -> float:
@@ -126,7 +120,7 @@ def _start_margin(diffusion: F64, shortest: int, tracks: Tracks, acquisition: Ac
     return float(min(4.0 * step * np.sqrt(shortest), 0.25 * min(shape) * acquisition.pixel_size_um))
 
 
-def systematic_uncertainty(acquisition: Acquisition, protocol: Protocol, d: Displacements) -> float:
+def systematic_uncertainty(acquisition: Acquisition, protocol: Protocol) -> float:
     """Relative standard uncertainty that all diameters of a video share.
 
     The pixel size enters squared. Temperature enters through T/η(T), about 2.6 %/K in water at 25 °C, or through T
@@ -144,6 +138,5 @@ def systematic_uncertainty(acquisition: Acquisition, protocol: Protocol, d: Disp
         2.0 * conditions.pixel_size_relative,
         per_kelvin * kelvin,
         conditions.viscosity_relative,
-        d.diffusion_scale_error,
     )
     return float(np.sqrt(np.sum(np.square(parts))))
