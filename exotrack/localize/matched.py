@@ -29,7 +29,7 @@ class MatchedFilter:
     >>> bool(abs(matched.kernel().sum()) < 1e-6)  # blind to offsets
     True
     >>> round(matched.threshold(0.1, 640 * 480), 1)
-    5.2
+    5.0
     """
 
     sigma: float

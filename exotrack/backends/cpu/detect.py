@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from exotrack.tables import F32, I32, Array
+from exotrack.tables import F32, I32, I64, Array
 
 
 @njit(nogil=True, cache=True)
@@ -125,6 +125,18 @@ def _normalise(row: F32, inverse_noise: F32, threshold: float) -> np.int32:
 
 
 @njit(nogil=True, cache=True)
+def _peaks_of_row(snr: F32, y: int, threshold: float, half: int, columns: I64) -> int:
+    """Columns of the peaks of a row, written to `columns`, and their number."""
+    found = 0
+    row = snr[y]
+    for x in range(len(row)):
+        if row[x] > threshold and _is_peak(snr, y, x, half):
+            columns[found] = x
+            found += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
 def _grown(frame: I32, values: F32) -> tuple[I32, F32]:
     """Copies with twice the room."""
     n = len(frame)
@@ -202,6 +214,7 @@ def detect(
     padded = np.empty((height + 2 * pad, width + 2 * pad), np.float32)
     filtered = np.empty((height, width), np.float32)
     above = np.empty(height, np.int64)
+    columns = np.empty(width, np.int64)
     frame_of = np.empty(256, np.int32)
     values = np.empty((3, 256), np.float32)
     count = 0
@@ -213,16 +226,16 @@ def detect(
         for y in range(height):
             if above[y] == 0:
                 continue
-            for x in range(width):
-                if filtered[y, x] > threshold and _is_peak(filtered, y, x, peak_half):
-                    if count == len(frame_of):
-                        frame_of, values = _grown(frame_of, values)
-                    dy, dx = _log_quadratic(filtered, y, x)
-                    frame_of[count] = i
-                    values[0, count] = y + dy
-                    values[1, count] = x + dx
-                    values[2, count] = filtered[y, x]
-                    count += 1
+            found = _peaks_of_row(filtered, y, np.float32(threshold), peak_half, columns)
+            while count + found > len(frame_of):
+                frame_of, values = _grown(frame_of, values)
+            for x in columns[:found]:
+                dy, dx = _log_quadratic(filtered, y, x)
+                frame_of[count] = i
+                values[0, count] = y + dy
+                values[1, count] = x + dx
+                values[2, count] = filtered[y, x]
+                count += 1
     return (
         frame_of[:count].copy(),
         values[0, :count].copy(),
