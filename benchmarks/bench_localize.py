@@ -48,8 +48,8 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     """Rows of the table, two per case and signal-to-noise ratio."""
     rows = []
     trackpy.quiet()
-    for name, case in CASES.items():
-        for snr in (5.0, 10.0, 20.0):
+    for name, case in list(CASES.items())[: 1 if quick else None]:
+        for snr in (10.0,) if quick else (5.0, 10.0, 20.0):
             video, truth = exotrack.simulate(n_frames=4 if quick else 150, snr=snr, seed=7, **case)
             n, *shape = video.shape
             model = calibrate(video)
