@@ -14,7 +14,6 @@ from harness import main
 
 import exotrack
 
-
 CASES = {
     "5": {"snr": 5.0},
     "10": {"snr": 10.0},
