@@ -47,6 +47,13 @@ def measure(
         camera or codec carry images over into the next frames, the displacements span several frames, and n_steps
         counts those that do not overlap.
 
+    Raises
+    ------
+    InputError
+        Tracks out of order, or with two localizations in one frame.
+    BackendError
+        The backend cannot run here.
+
     Notes
     -----
     The diameter of a short track is wide and skewed: its mean over tracks is larger than that of the particles, so

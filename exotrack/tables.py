@@ -264,7 +264,6 @@ class Particles(Table):
     n_steps: I32 = column("int32", "", "displacements in the track")
     D_um2_s: F64 = column("float64", "um2/s", "maximum-likelihood diffusion coefficient")
     D_err_um2_s: F64 = column("float64", "um2/s", "standard error of D from the curvature of the likelihood")
-    D_cve_um2_s: F64 = column("float64", "um2/s", "covariance-based estimate of D, a cross-check; may be negative")
     diameter_nm: F64 = column("float64", "nm", "hydrodynamic diameter of the most likely D (Stokes-Einstein)")
     diameter_lo_nm: F64 = column("float64", "nm", "lower end of the 95 % likelihood interval")
     diameter_hi_nm: F64 = column("float64", "nm", "upper end of the 95 % likelihood interval")
@@ -273,6 +272,7 @@ class Particles(Table):
     y: F32 = column("float32", "px", "mean position, row")
     x: F32 = column("float32", "px", "mean position, column")
     flag: U16 = column("uint16", "", "bits of ParticleFlag; 0 is a clean track")
+    D_cve_um2_s: F64 = column("float64", "um2/s", "covariance-based estimate of D, a cross-check; may be negative")
 
 
 @dataclass(frozen=True, eq=False)

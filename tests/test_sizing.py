@@ -198,11 +198,17 @@ def test_description_of_a_log_normal_has_its_closed_forms():
     grid = np.geomspace(10.0, 2000.0, 600)
     share = np.exp(-0.5 * (np.log(grid / 100.0) / 0.3) ** 2)
     v = describe(share / share.sum(), grid, (50.0, 150.0), 0.1)
-    assert v["mean_nm"] == pytest.approx(100 * np.exp(0.045), rel=1e-4)
+    z = stats.norm.ppf(0.9975)
+    first, second = (  # moments of the central 99.5 %
+        100**k * np.exp((0.3 * k) ** 2 / 2) * (stats.norm.cdf(z - 0.3 * k) - stats.norm.cdf(-z - 0.3 * k)) / 0.995
+        for k in (1, 2)
+    )
+    assert v["mean_nm"] == pytest.approx(first, rel=1e-3)
     assert v["mode_nm"] == pytest.approx(100 * np.exp(-0.09), rel=1e-3)
     assert v["d50_nm"] == pytest.approx(100.0, rel=1e-4)
     assert v["d90_nm"] == pytest.approx(100 * np.exp(1.2816 * 0.3), rel=1e-3)
-    assert v["cv"] == pytest.approx(np.sqrt(np.exp(0.09) - 1), rel=1e-3)
+    assert v["cv"] == pytest.approx(np.sqrt(second / first**2 - 1), rel=5e-3)
+    assert v["cv"] == pytest.approx(np.sqrt(np.exp(0.09) - 1), rel=0.03)
     assert v["pdi"] == pytest.approx(v["cv"] ** 2)
     assert v["span"] == pytest.approx((v["d90_nm"] - v["d10_nm"]) / v["d50_nm"])
     below = stats.norm.cdf(np.log(0.5) / 0.3)
@@ -342,11 +348,13 @@ def test_concentration_of_an_exchanging_slab(mixture_tracks):
 def test_concentration_is_pooled_on_the_logarithm():
     def rows(c):
         r = gamma_rows(np.random.default_rng(13), np.full(5, 100.0))
-        return TrackRows(**{**vars(r), "count": Count(50.0, c, 0.08)})
+        return TrackRows(**{**vars(r), "count": Count(50.0, c, 0.08, 0.05)})
 
     result = concentration([rows(1e8), rows(2e8), rows(4e8)])
-    half = stats.t.ppf(0.975, 2) * np.log(2) / np.sqrt(3)
-    assert result == pytest.approx((2e8, 2e8 * np.exp(-half), 2e8 * np.exp(half)))
+    half = np.hypot(stats.t.ppf(0.975, 2) * np.log(2) / np.sqrt(3), 1.96 * 0.05)
+    assert result == pytest.approx((2e8, 2e8 * np.exp(-half), 2e8 * np.exp(half)), rel=1e-4)
+    alike = concentration([rows(2e8), rows(2e8)])  # two equal counts still have the error of counting
+    assert np.log(alike.hi / alike.value) == pytest.approx(1.96 * np.hypot(0.08 / np.sqrt(2), 0.05), rel=1e-4)
     assert concentration([rows(1e8), gamma_rows(np.random.default_rng(13), np.full(5, 100.0))]) is None
     assert concentration([]) is None
 

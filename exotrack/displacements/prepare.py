@@ -10,6 +10,7 @@ import numpy.typing as npt
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
 from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
+from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.tables import F64, I32, I64, Tracks
 
@@ -99,6 +100,11 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     Displacements
         Tracks of one localization are left out; without tracks all arrays are empty and the numbers NaN or neutral.
 
+    Raises
+    ------
+    InputError
+        Tracks out of order, or with two localizations in one frame.
+
     Notes
     -----
     A particle that adheres keeps its position up to independent errors, so that half its mean squared displacement
@@ -106,6 +112,9 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     thirty or more displacements with a ratio above 0.8 is stuck. The test uses raw positions and no assumed error.
     """
     settings = protocol or Protocol()
+    turn = np.diff(tracks.particle)
+    if np.any(turn < 0) or np.any(np.diff(tracks.frame)[turn == 0] <= 0):
+        raise InputError("tracks must be ordered by particle, then frame, with one localization per frame")
     rows, offsets = _rows_of_tracks(tracks)
     frame = tracks.frame[rows].astype(np.int64)
     n_frames = max(acquisition.n_frames or 0, int(frame.max(initial=-1)) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -69,14 +70,7 @@ class MatchedFilter:
 
         It is larger near the border, where the outermost pixels stand in for those beyond.
         """
-        factors = []
-        for length in (height, width):
-            gauss = _clamped(np.concatenate([self.taps[:0:-1], self.taps]), length)
-            box = _clamped(np.full(2 * self.box_half + 1, 1.0 / (2 * self.box_half + 1)), length)
-            factors.append(((gauss * gauss).sum(axis=1), (gauss * box).sum(axis=1), (box * box).sum(axis=1)))
-        (gg_y, gb_y, bb_y), (gg_x, gb_x, bb_x) = factors
-        variance = np.outer(gg_y, gg_x) - 2.0 * np.outer(gb_y, gb_x) + np.outer(bb_y, bb_x)
-        return np.asarray(np.sqrt(variance), np.float32)
+        return _noise_gain(self.sigma, height, width)
 
     def threshold(self, false_alarms: float, n_pixels: int) -> float:
         """Signal-to-noise ratio that noise alone exceeds `false_alarms` times in `n_pixels` pixels.
@@ -170,3 +164,18 @@ def _clamped(line: Array, length: int) -> F64:
     for offset, weight in zip(range(-half, half + 1), line, strict=True):
         np.add.at(matrix, (pixels, np.clip(pixels + offset, 0, length - 1)), weight)
     return matrix
+
+
+@lru_cache(maxsize=32)
+def _noise_gain(sigma: float, height: int, width: int) -> F32:
+    matched = MatchedFilter.for_sigma(sigma)
+    factors = []
+    for length in (height, width):
+        gauss = _clamped(np.concatenate([matched.taps[:0:-1], matched.taps]), length)
+        box = _clamped(np.full(2 * matched.box_half + 1, 1.0 / (2 * matched.box_half + 1)), length)
+        factors.append(((gauss * gauss).sum(axis=1), (gauss * box).sum(axis=1), (box * box).sum(axis=1)))
+    (gg_y, gb_y, bb_y), (gg_x, gb_x, bb_x) = factors
+    variance = np.outer(gg_y, gg_x) - 2.0 * np.outer(gb_y, gb_x) + np.outer(bb_y, bb_x)
+    gain = np.asarray(np.sqrt(variance), np.float32)
+    gain.flags.writeable = False
+    return gain

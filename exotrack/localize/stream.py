@@ -96,8 +96,8 @@ def plan_windows(
 def calibrate(source: FrameSource, protocol: Protocol | None = None, *, backend: str = "auto") -> SpotModel:
     """Learn the spot model of a video from its first window; see `exotrack.localize.calibrate.calibrate`."""
     protocol = protocol or Protocol()
-    start, stop = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
-    frames = np.concatenate([block for _, block in source.blocks(BLOCK_FRAMES, start, stop)])
+    first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
+    _, frames = next(_window_frames(source, [first], BLOCK_FRAMES))
     return learn(frames, protocol.localize, backend=backends.load(backend), bit_depth=_bit_depth(source))
 
 
@@ -130,7 +130,8 @@ def localize(
     start, stop : int, optional
         Frames to localize: borders of windows of `plan_windows`.
     block_frames : int, optional
-        Frames handled at a time. It bounds memory and never changes a result.
+        Frames read and processed at a time; it never changes a result. Memory is bounded by the window of the time
+        grid, 256 MB and half as much again at the end of a video, since its background is known only when it is read.
     progress : callable, optional
         Called with the number of frames done since the last call.
 
@@ -142,7 +143,8 @@ def localize(
     Raises
     ------
     InputError
-        Array of the wrong dtype or shape or without an acquisition; start or stop off the window grid.
+        Array of the wrong dtype or shape, with pixels that are not finite, or without an acquisition; start or stop off
+        the window grid.
     BackendError
         The backend cannot run here.
     VideoError
@@ -262,6 +264,9 @@ def _window_frames(
             frames[filled : filled + len(part)] = part
             filled += len(part)
             rest = rest[len(part) :]
+        if np.issubdtype(frames.dtype, np.floating) and not np.isfinite(frames).all():
+            bad = first + int(np.argmin(np.isfinite(frames).all(axis=(1, 2))))
+            raise InputError(f"frame {bad} has pixels that are not finite; fill them in, or leave the frame out")
         yield first, frames
 
 

@@ -11,6 +11,7 @@ from scipy import special, stats
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements import Displacements
+from exotrack.protocol import ConditionSection
 from exotrack.tables import F64, Estimate, Tracks
 
 if TYPE_CHECKING:
@@ -30,10 +31,17 @@ class Count:
     """In the sample before its dilution."""
     relative_error: float
     """Relative standard error from counting; frames are not independent."""
+    systematic: float
+    """Relative standard uncertainty that all videos share: area of a pixel, and depth."""
 
 
 def count(
-    d: Displacements, tracks: Tracks, acquisition: Acquisition, diffusion_um2_s: F64, shortest: int
+    d: Displacements,
+    tracks: Tracks,
+    acquisition: Acquisition,
+    diffusion_um2_s: F64,
+    shortest: int,
+    conditions: ConditionSection,
 ) -> Count | None:
     """Particles per frame and volume of one video; None where the depth is not known or nothing moves.
 
@@ -53,6 +61,8 @@ def count(
         Diffusion coefficients of the usable tracks.
     shortest : int
         Frames of the shortest confirmed track.
+    conditions : ConditionSection
+        Uncertainties of pixel size and depth.
     """
     if acquisition.depth_um is None or len(diffusion_um2_s) == 0:
         return None
@@ -69,6 +79,7 @@ def count(
         particles_per_frame=per_frame,
         concentration_per_ml=per_frame / (area * acquisition.depth_um) * _UM3_PER_ML * acquisition.dilution,
         relative_error=float(np.sqrt(fano / per_frame)),
+        systematic=float(np.hypot(2.0 * conditions.pixel_size_relative, conditions.depth_relative)),
     )
 
 
@@ -98,7 +109,8 @@ def counting_fano(diffusion_um2_s: float, depth_um: float, duration_s: float) ->
 def concentration(rows: Sequence[TrackRows]) -> Estimate | None:
     """Concentration in particles per ml over the videos of one sample or batch, with a 95 % interval.
 
-    Several videos: geometric mean with a t-interval on the logarithm. One video: interval from counting alone.
+    Geometric mean with an interval on the logarithm: from counting, or Student's interval of the videos where that is
+    wider, and in either case with the uncertainties of pixel size and depth that all videos share.
 
     Parameters
     ----------
@@ -116,9 +128,10 @@ def concentration(rows: Sequence[TrackRows]) -> Estimate | None:
         return None
     logs = np.log([c.concentration_per_ml for c in known])
     centre = float(np.mean(logs))
-    if len(known) == 1:
-        half = 1.959964 * known[0].relative_error
-    else:
-        half = float(stats.t.ppf(0.975, len(known) - 1) * np.std(logs, ddof=1) / np.sqrt(len(known)))
+    n = len(known)
+    counting = 1.959964 * float(np.sqrt(np.mean([c.relative_error**2 for c in known]) / n))
+    between = float(stats.t.ppf(0.975, n - 1) * np.std(logs, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    shared = 1.959964 * float(np.sqrt(np.mean([c.systematic**2 for c in known])))
+    half = float(np.hypot(max(counting, between), shared))
     value, lo, hi = np.exp([centre, centre - half, centre + half])
     return Estimate(float(value), float(lo), float(hi))

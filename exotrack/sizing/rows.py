@@ -75,6 +75,13 @@ def track_rows(
     TrackRows
         Empty if no track is usable.
 
+    Raises
+    ------
+    InputError
+        Tracks out of order, or with two localizations in one frame.
+    BackendError
+        The backend cannot run here.
+
     Notes
     -----
     Pieces of one identity stay separate rows, since an identity is cut where two particles may have been swapped;
@@ -108,7 +115,7 @@ def track_rows(
         pooled_nm=acquisition.stokes_einstein_um2_s_nm / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
         pooled_relative_error=d.D_err_um2_s / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
         systematic=systematic_uncertainty(acquisition, settings),
-        count=count(d, tracks, acquisition, diffusion, shortest),
+        count=count(d, tracks, acquisition, diffusion, shortest, settings.conditions),
     )
 
 
