@@ -6,7 +6,9 @@ The names below are the public ones. They load on first use, so that `import exo
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import tempfile
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -68,4 +70,15 @@ class _Package(ModuleType):
         return sorted({*super().__dir__(), *__all__})
 
 
+def _cache_kernels_somewhere() -> None:
+    """Where neither the package nor the home can be written, as in containers, Numba and Matplotlib cache elsewhere."""
+    home = os.path.expanduser("~")
+    if os.access(os.path.dirname(__file__), os.W_OK) or os.access(home, os.W_OK):
+        return
+    place = os.path.join(tempfile.gettempdir(), f"exotrack-{os.getuid() if hasattr(os, 'getuid') else 'cache'}")
+    os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(place, "numba"))
+    os.environ.setdefault("MPLCONFIGDIR", os.path.join(place, "matplotlib"))
+
+
+_cache_kernels_somewhere()
 sys.modules[__name__].__class__ = _Package

@@ -9,6 +9,10 @@ class InputError(ExotrackError, ValueError):
     """A wrong argument, protocol, sample sheet or metadata: found before any work starts."""
 
 
+class RunError(ExotrackError):
+    """A run that could not be finished after work began; finished videos are kept."""
+
+
 class VideoError(ExotrackError):
     """A video that cannot be opened, decoded or trusted. In a study it fails alone."""
 

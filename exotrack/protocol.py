@@ -117,7 +117,7 @@ class ConditionSection(Section):
     """Relative standard uncertainty of the pixel size; it enters a diameter twice."""
     viscosity_relative: Annotated[float, Field(ge=0, lt=0.5)] = 0.005
     """Relative standard uncertainty of the viscosity at the given temperature."""
-    depth_relative: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    depth_relative: Annotated[float, Field(ge=0, lt=1)] = 0.07
     """Relative standard uncertainty of the calibrated depth; it enters a concentration."""
     colour: Literal["luma", "red", "green", "blue"] = "luma"
     """How a colour frame becomes grey: luma (ITU-R BT.601 weights) or one of its channels."""

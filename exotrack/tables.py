@@ -190,6 +190,12 @@ class SpotModel:
     """Growth of the noise variance with the signal, DN: the camera's DN per photoelectron where shot noise rules."""
     saturated_share: float
     """Share of pixels at the upper end of the number range."""
+    saturation_dn: float = float("inf")
+    """Grey level from which a pixel counts as clipped; infinite where there is none."""
+    stage_drift_px: float = float("nan")
+    """Distance that still structure moves within half of the first window, px; NaN where there is none to follow."""
+    large_objects: int = 0
+    """Still objects that are much larger than a spot."""
     warnings: tuple[str, ...] = ()
     """Faults of the video that bear on localization, in words."""
 

@@ -13,6 +13,7 @@ import pytest
 import exotrack
 from exotrack import cli, storage
 from exotrack.cli import terminal
+from exotrack.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "run", "simulate", "convert", "inspect", "report", "compare", "devices")
@@ -205,6 +206,38 @@ def test_a_failed_video_is_named_and_the_code_is_1(call, study, tmp_path):
     assert "D50, nm" in out
     assert (tmp_path / "out" / "report.html").is_file()
     assert "single failed" in (tmp_path / "log.txt").read_text()
+
+
+def test_all_videos_fail(call, tmp_path):
+    np.save(tmp_path / "black.npy", np.zeros((20, 64, 64), np.uint8))
+    np.save(tmp_path / "single.npy", np.zeros((1, 64, 64), np.uint8))
+    sheet = sheet_with(tmp_path, "black.npy,B,S,0.3,30", "single.npy,C,S,0.3,30")
+    code, out, err = call("run", sheet, "--out", tmp_path / "out")
+    assert code == 1
+    assert "2 of 2 videos failed" in err
+    assert "unexpected" not in err
+    assert "D50, nm" in out
+    for name in ("report.html", "report.pdf", "samples.csv", "batches.csv", "comparisons.csv"):
+        assert (tmp_path / "out" / name).is_file()
+
+
+def test_what_fails_after_work_began_is_1(call, study, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise InputError("it cannot be pooled")
+
+    monkeypatch.setattr("exotrack.pipeline.pool.write", fail)
+    np.save(tmp_path / "a.npy", np.load(study.parent / "v0.npy")[:20])
+    code, _, err = call("run", sheet_with(tmp_path, "a.npy,B,S,0.3,30"), "--out", tmp_path / "out")
+    assert code == 1
+    assert err.splitlines()[-1] == "error: it cannot be pooled"
+
+
+def test_a_folder_that_another_run_writes_is_2(call, study, tmp_path):
+    with storage.locked(tmp_path / "out"):
+        code, _, err = call("run", study, "--out", tmp_path / "out")
+        assert code == 2
+        assert "another run (pid " in err
+        assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_compare_reads_both_ways(call, results):

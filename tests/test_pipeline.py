@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 import exotrack as et
 from exotrack import report, samplesheet, storage
-from exotrack.errors import BackendError, InputError
+from exotrack.errors import BackendError, InputError, RunError
 from exotrack.pipeline import plan as planning
-from exotrack.pipeline import pool, schedule, work
+from exotrack.pipeline import pool, provenance, schedule, work
+from exotrack.sizing.summary import summary_names
 from exotrack.tables import Estimate
 
 QUICK = et.Protocol.from_dict({"size": {"bootstrap": 50}})
@@ -108,6 +110,12 @@ def test_every_metric_has_its_interval(results):
             assert (frame[name] <= frame[f"{name}_hi"] * (1 + 1e-6)).all(), name
 
 
+def test_every_number_has_its_column(results):
+    acquisition = et.Acquisition(pixel_size_um=0.3, frame_interval_s=1 / 30)
+    sizes = et.size_distribution(results.tracks("v0"), acquisition, QUICK)
+    assert tuple(sizes.summary) == summary_names(QUICK.size.class_edges_nm)
+
+
 def test_densities_integrate_to_one_and_lie_in_their_bands(results):
     for _, curve in results.distributions.groupby(["level", "id"], sort=False):
         assert np.trapezoid(curve["density_per_nm"], curve["diameter_nm"]) == pytest.approx(1.0, abs=0.05)
@@ -185,6 +193,50 @@ def test_local_processes_give_what_threads_give(study, results, tmp_path, no_rep
     pd.testing.assert_frame_equal(local.batches, results.batches)
 
 
+def test_two_runs_on_one_scheduler_share_nothing(study, results, tmp_path, no_report):
+    from distributed import Client, LocalCluster
+
+    made = {}
+    both = threading.Barrier(2)
+
+    def analyse(name: str, rows: list[str], client: Client) -> None:
+        both.wait()
+        made[name] = et.run(sheet_of(tmp_path / name, *rows), tmp_path / name / "out", QUICK, scheduler=client)
+
+    for name, original in (("one", "v0"), ("two", "v2")):  # equal ids, different content
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", np.load(study.parent / f"{original}.npy"))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        threads = [
+            threading.Thread(target=analyse, args=(name, ["a.npy,B,S,0.3,30,0.02"], client)) for name in ("one", "two")
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for name, original in (("one", "v0"), ("two", "v2")):
+        assert made[name].run["inputs"]["a"]["sha256"] == results.run["inputs"][original]["sha256"]
+        alone = et.run(tmp_path / name / "sheet.csv", tmp_path / name / "alone", QUICK)
+        assert content(made[name].path / "videos" / "a") == content(alone.path / "videos" / "a")
+        for file in ("distributions.parquet", "samples.csv", "batches.csv"):
+            assert (made[name].path / file).read_bytes() == (alone.path / file).read_bytes()
+
+
+def test_equal_sets_of_videos_are_pooled_once(study, results, tmp_path, no_report, monkeypatch):
+    pooled = []
+    real = pool.pool
+    monkeypatch.setattr(pool, "pool", lambda rows, *a, **k: pooled.append(len(rows)) or real(rows, *a, **k))
+    again = et.run(study, tmp_path / "out", QUICK, workers=2)
+    assert sorted(pooled) == [1, 1, 1, 1, 2, 2]  # every sample is one video
+    for name in ("distributions.parquet", "samples.csv", "batches.csv", "comparisons.csv"):
+        assert (again.path / name).read_bytes() == (results.path / name).read_bytes()
+    curves = {key: curve.drop(columns=["level", "id"]) for key, curve in again.distributions.groupby(["level", "id"])}
+    np.testing.assert_array_equal(curves["video", "v1"], curves["sample", "B1/S1"])
+
+
 @given(
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=12),
     frame_bytes=st.integers(1, 9),
@@ -258,6 +310,60 @@ def test_all_failed_is_still_a_result(tmp_path, no_report):
     assert results.videos.empty
     assert results.comparisons.empty
     assert results.distributions.empty
+
+
+def test_the_columns_do_not_depend_on_the_data(results, tmp_path, no_report):
+    np.save(tmp_path / "a.npy", np.zeros((20, 64, 64), np.uint8))
+    failed = et.run(sheet_of(tmp_path, "a.npy,B,S,0.3,30,0.02"), tmp_path / "failed", QUICK)
+    noise = np.random.default_rng(1).normal(20, 2, (40, 64, 64)).round().astype(np.uint8)
+    np.save(tmp_path / "a.npy", noise)
+    header = "video,batch,sample,role,pixel_size_um,fps"
+    blank = et.run(sheet_of(tmp_path, "a.npy,B,S,blank,0.3,30", header=header), tmp_path / "blank", QUICK)
+    assert failed.batches.loc[0, ["d50_nm", "d50_nm_lo", "d50_nm_hi", "concentration_per_ml"]].isna().all()
+    assert blank.samples.empty
+    for name in ("samples.csv", "batches.csv", "comparisons.csv"):
+        headers = {(each.path / name).read_text().splitlines()[0] for each in (results, failed, blank)}
+        assert len(headers) == 1, name
+
+
+@pytest.mark.parametrize("error", [InputError, BackendError])
+def test_what_fails_after_work_began_is_no_input_error(small, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("it cannot be pooled")
+
+    monkeypatch.setattr(pool, "pool", fail)
+    with pytest.raises(RunError, match=r"^it cannot be pooled$"):
+        et.run(small, small.parent / "out", QUICK)
+    assert storage.read_record(small.parent / "out" / "videos" / "a")
+    assert not (small.parent / "out" / storage.LOCK).exists()
+
+
+# One run at a time ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_into_the_same_folder_is_refused(study, tmp_path, no_report):
+    refused = []
+
+    def try_again(what: str, done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(InputError, match="another run") as error:
+                et.run(study, tmp_path / "out", QUICK)
+            refused.append(error)
+
+    results = et.run(study, tmp_path / "out", QUICK, progress=try_again)
+    assert refused
+    assert not results.failures
+    assert not (tmp_path / "out" / storage.LOCK).exists()
+
+
+def test_an_interrupted_run_leaves_no_lock(study, tmp_path, no_report):
+    def interrupt(*_):
+        assert (tmp_path / "out" / storage.LOCK).is_file()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        et.run(study, tmp_path / "out", QUICK, progress=interrupt)
+    assert not (tmp_path / "out" / storage.LOCK).exists()
 
 
 def test_blanks_may_be_empty_and_are_not_pooled(study, tmp_path, no_report):
@@ -406,6 +512,16 @@ def test_what_decides_the_result_decides_what_is_kept(small, monkeypatch):
     assert count_localized(monkeypatch, small, out, changed) == 0
 
 
+@pytest.mark.parametrize("name", ["python", *provenance.DECIDING])
+def test_another_version_of_a_library_decides_too(study, tmp_path, monkeypatch, name):
+    sheet = samplesheet.read(study)
+    job = planning.plan_videos(sheet, tmp_path, QUICK, backend="cpu", force=False, block_frames=None)[0]
+    before = job.key("x")
+    assert name in provenance.libraries()
+    monkeypatch.setattr(planning, "libraries", lambda: {**provenance.libraries(), name: "0"})
+    assert job.key("x") != before
+
+
 def test_a_new_label_needs_no_new_analysis(small, monkeypatch):
     sheet_of(
         small.parent, "a.npy,Lot 7,S,0.3,30,0.02,3", header="video,batch,sample,pixel_size_um,fps,exposure_s,donor"
@@ -479,7 +595,8 @@ def test_frames_are_stretched_to_pictures(tmp_path):
     picture = imread(tmp_path / "a.png")
     assert picture.dtype == np.uint8
     assert (picture.min(), picture.max()) == (0, 255)
-    assert np.corrcoef(picture.ravel(), frame.ravel())[0, 1] > 0.999
+    low, high = np.percentile(frame, (0.5, 99.8))
+    np.testing.assert_array_equal(picture, np.rint(np.clip((frame - low) / (high - low), 0, 1) * 255))
     work._write_png(tmp_path / "b.png", np.full((8, 8), 7, np.uint8))
     assert imread(tmp_path / "b.png").max() == 0
 

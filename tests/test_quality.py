@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,17 @@ def evidence(**changes):
 
 
 def spots(flag: int) -> Localizations:
-    columns = {name: np.ones(10, spec["dtype"]) for name, spec in Localizations.columns().items()}
-    return Localizations(**{**columns, "flag": np.full(10, flag, np.uint16)})
+    """One spot in every frame of the healthy video, never twice at the same place."""
+    columns = {name: np.ones(500, spec["dtype"]) for name, spec in Localizations.columns().items()}
+    place = {"frame": np.arange(500), "y": np.arange(500.0), "flag": np.full(500, flag, np.uint16)}
+    return Localizations(**{**columns, **place})
+
+
+def crowd(frames, y) -> Localizations:
+    """Six spots in each of the frames, at the same places in all frames of equal y."""
+    columns = {name: np.ones(6 * len(frames), spec["dtype"]) for name, spec in Localizations.columns().items()}
+    place = {"frame": np.repeat(frames, 6), "y": np.repeat(y, 6) + np.tile(np.arange(6.0), len(frames))}
+    return Localizations(**{**columns, **place, "flag": np.zeros(6 * len(frames))})
 
 
 def acquisition(**changes):
@@ -42,6 +53,11 @@ def particles(flag: int) -> Particles:
     return Particles(**{**columns, "flag": np.full(10, flag, np.uint16)})
 
 
+def many(flag: int) -> Particles:
+    """As `particles`, of 10,000 displacements."""
+    return dataclasses.replace(particles(flag), n_steps=np.full(10, 1000, np.int32))
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "level"),
     [
@@ -51,14 +67,17 @@ def particles(flag: int) -> Particles:
         ({"n_frames": 40}, "short_video", "info"),
         ({"spots": spots(SpotFlag.SATURATED)}, "saturated", "warning"),
         ({"spots": spots(SpotFlag.CROWDED)}, "crowded", "warning"),
-        ({"model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0, ("gain is low",))}, "image", "warning"),
+        ({"model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0, warnings=("gain is low",))}, "image", "warning"),
         ({"linking": LinkSummary(9, 5.0, 0.04, np.zeros(9), np.zeros(9), 0)}, "mislink_raised", "info"),
         ({"linking": LinkSummary(9, 5.0, 0.2, np.zeros(9), np.zeros(9), 0)}, "mislink_high", "warning"),
         ({"linking": LinkSummary(9, 5.0, 0.0, np.zeros(9), np.zeros(9), 3)}, "dense_groups", "warning"),
         ({"linking": LinkSummary(9, 5.0, 0.0, np.full(9, 40.0), np.zeros(9), 0)}, "flow_large", "warning"),
         ({"particles": particles(ParticleFlag.STUCK)}, "stuck_particles", "warning"),
         ({"particles": particles(ParticleFlag.NOT_BROWNIAN)}, "not_brownian", "warning"),
-        ({"anisotropy": 1.2}, "anisotropic", "warning"),
+        ({"anisotropy": 1.2, "particles": many(0)}, "anisotropic", "warning"),
+        ({"stride": 4}, "carried_over", "warning"),
+        ({"spots": crowd(np.arange(0, 500, 2), np.arange(250.0))}, "frames_lost", "warning"),
+        ({"spots": crowd(np.arange(500), np.arange(500) // 2 * 10.0)}, "frames_repeated", "warning"),
         ({"spots": spots(0), "n_used": 20}, "few_tracks", "warning"),
         ({"spots": spots(0), "n_used": 200}, "few_tracks", "info"),
     ],
@@ -69,6 +88,10 @@ def test_each_remark_appears_when_it_should_and_alone(changes, code, level):
     (flag,) = quality.flags(evidence(**{"spots": spots(0), **changes}))
     assert (flag["code"], flag["level"]) == (code, level)
     assert flag["message"].endswith(".")
+
+
+def test_anisotropy_of_few_displacements_is_chance():
+    assert quality.flags(evidence(spots=spots(0), anisotropy=1.2, particles=particles(0))) == []
 
 
 def test_no_spots_is_said_plainly():

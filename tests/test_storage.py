@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,6 +76,74 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     storage.begin(tmp_path / "out", {"v1"}, {"exotrack": "0"})
     assert [p.name for p in (tmp_path / "out" / "videos").iterdir()] == ["v1"]
     assert not list((tmp_path / "out").glob(".tmp*"))
+
+
+def lock_of(pid: object, host: str, **more: object) -> str:
+    return json.dumps({"pid": pid, "host": host, "since": "2026-01-01T00:00:00+00:00", **more})
+
+
+def test_a_locked_folder_is_ours_alone(tmp_path):
+    out = tmp_path / "out"
+    with storage.locked(out):
+        held = json.loads((out / storage.LOCK).read_text())
+        assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
+        words = rf"another run \(pid {held['pid']} on {held['host']}, since .*\) .* or remove \.lock if it is gone"
+        with pytest.raises(InputError, match=words), storage.locked(out):
+            pass
+        storage.check(out, {"v1"}, force=False)  # the lock is no foreign file
+        storage.begin(out, {"v1"}, {"exotrack": "0"})
+        assert (out / storage.LOCK).is_file()
+    assert not (out / storage.LOCK).exists()
+    with suppress(KeyboardInterrupt), storage.locked(out):
+        raise KeyboardInterrupt
+    assert not (out / storage.LOCK).exists()
+
+
+def test_the_lock_of_a_dead_run_is_taken_over(tmp_path):
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / storage.LOCK).write_text(lock_of(int(process.stdout), socket.gethostname()))
+    with storage.locked(tmp_path):
+        assert json.loads((tmp_path / storage.LOCK).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not say when a process started")
+def test_a_number_that_another_process_bears_now_is_a_dead_run(tmp_path):
+    (tmp_path / storage.LOCK).write_text(lock_of(os.getpid(), socket.gethostname(), born="1"))
+    with storage.locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", lock_of(1, "elsewhere"), lock_of("x", socket.gethostname()), lock_of(0, "")]
+)
+def test_a_lock_that_may_be_alive_is_left_alone(tmp_path, content):
+    (tmp_path / storage.LOCK).write_text(content)
+    with pytest.raises(InputError, match="another run"), storage.locked(tmp_path):
+        pass
+    assert (tmp_path / storage.LOCK).read_text() == content
+
+
+def test_a_lock_that_was_faster_is_given_back(tmp_path, monkeypatch):
+    dead, live = lock_of(-1, "here"), lock_of(1, "elsewhere")
+    (tmp_path / storage.LOCK).write_text(dead)
+
+    def lives(_):
+        (tmp_path / storage.LOCK).write_text(live)
+        return False
+
+    monkeypatch.setattr(storage.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(storage, "_lives", lives)
+    with pytest.raises(InputError, match="pid 1 on elsewhere"), storage.locked(tmp_path):
+        pass
+    assert (tmp_path / storage.LOCK).read_text() == live
+
+
+def test_a_removed_lock_does_not_cost_the_next_run_its_own(tmp_path):
+    with storage.locked(tmp_path):
+        (tmp_path / storage.LOCK).write_text(lock_of(1, "elsewhere"))
+    assert (tmp_path / storage.LOCK).is_file()
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):

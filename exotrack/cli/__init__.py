@@ -3,7 +3,7 @@
 | code | meaning |
 |---|---|
 | 0 | all done |
-| 1 | it ran, but some videos failed (named on stderr and in the report), or the program itself did |
+| 1 | it ran, but some videos failed (named on stderr and in the report), or it could not be finished |
 | 2 | wrong usage or input that cannot be used; nothing was started |
 | 130 | interrupted |
 """
@@ -21,7 +21,7 @@ import typer
 
 from exotrack import __version__
 from exotrack.cli import devices, inspection, study, terminal, videos
-from exotrack.errors import ExotrackError
+from exotrack.errors import ExotrackError, RunError
 
 # The modules of this folder import what they need inside the commands: `exotrack --help` must not wait for compilers
 # and plotting libraries.
@@ -72,7 +72,7 @@ def main() -> NoReturn:
         app()
     except ExotrackError as error:
         terminal.complain(str(error))
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, RunError) else 2)
     except Exception as error:  # a fault of ours: one line for the user, the traceback for whoever mends it
         if os.environ.get("EXOTRACK_DEBUG"):
             raise

@@ -182,6 +182,8 @@ def _prior(video: _Video, spots: Localizations, acquisition: Acquisition) -> Ste
     variances = 0.5 * (spots.y_err.astype(np.float64) ** 2 + spots.x_err.astype(np.float64) ** 2)
     stated = variances[np.isfinite(variances)]
     noise = float(np.median(stated)) if len(stated) else 0.0  # σ², px²
+    if spots.model is not None:
+        noise = min(noise, spots.model.sigma_px**2)  # what is not even known to a width is no position
     moving = largest * acquisition.frame_interval_s / acquisition.pixel_size_um**2
     return any_steps(
         moving + noise / (1.0 - 2.0 * acquisition.blur), blur=acquisition.blur, density=len(spots) / video.area

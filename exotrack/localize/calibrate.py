@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from exotrack.localize.matched import ROUNDING_NOISE, TILE, MatchedFilter, pixel_noise
+from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
 from exotrack.tables import F32, F64, I32, Array, SpotModel
 
@@ -19,8 +20,10 @@ SCALE_SAMPLES = 5
 """Frames of the first window from which the polarity and the width are estimated, at every scale."""
 SCALES = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0)
 """Widths tried before the refinement of the width, px."""
-STILL_FRAMES = 30
+STILL_FRAMES = 100
 """Fewest frames that can tell a still background from particles that have not moved yet."""
+STAGE_DRIFT = 0.5
+"""Distance over half a window beyond which the stage is said to drift, px."""
 MEDIAN_OF_SQUARE = 0.4549
 """Median of the square of a standard normal number."""
 SURE = 6.0
@@ -100,20 +103,20 @@ def calibrate(frames: Array, settings: LocalizeSection, *, backend: Any, bit_dep
     else:
         sigma = float(settings.psf_sigma_px)
     matched = MatchedFilter.for_sigma(sigma)
-    still = _has_still_background(frames, matched, sign, settings.background_frames, backend)
+    still = _look_at_still(frames, matched, sign, settings.background_frames, backend)
     height, width = frames.shape[1:]
     model = SpotModel(
         polarity=polarity,
         sigma_px=sigma,
         threshold=matched.threshold(settings.false_alarms_per_frame, height * width),
-        still_background=still,
+        still_background=still.usable,
         noise_dn=0.0,
         gain_dn=0.0,
         saturated_share=0.0,
     )
     state = window_state(frames, model, matched, settings, backend)
     noise = float(np.median(state.pixel_noise))
-    limit = saturation_level(frames.dtype, bit_depth)
+    limit = min(saturation_level(frames.dtype, bit_depth), _reached_limit(samples))
     saturated = float(np.mean(samples >= limit)) if math.isfinite(limit) else 0.0
     if noise <= 1.01 * ROUNDING_NOISE and np.issubdtype(frames.dtype, np.integer):
         warnings.append(
@@ -123,16 +126,32 @@ def calibrate(frames: Array, settings: LocalizeSection, *, backend: Any, bit_dep
         warnings.append(
             f"{saturated:.1%} of the pixels are saturated: masses are too small, shorten the exposure or lower the gain"
         )
+    if still.drift_px > STAGE_DRIFT:
+        warnings.append(f"what is still moves by {still.drift_px:.1f} px within the first seconds: the stage drifts")
+    if still.objects_px:
+        warnings.append(
+            f"{len(still.objects_px)} still object(s) of up to {still.objects_px[0]:.0f} px are no particles: "
+            "look for bubbles, fibres and glare"
+        )
+    dark = float(np.mean(samples == 0)) if np.issubdtype(frames.dtype, np.integer) else 0.0
+    if dark > 0.05:
+        warnings.append(
+            f"{dark:.0%} of the pixels are clipped at black: noise is cut off there, and more false spots are found "
+            "than asked for; raise the camera's offset"
+        )
     if float(samples.max()) == float(samples.min()):
         warnings.append("the first seconds are uniform: every pixel has the same value")
     return SpotModel(
         polarity=polarity,
         sigma_px=sigma,
         threshold=model.threshold,
-        still_background=still,
+        still_background=still.usable,
         noise_dn=noise,
         gain_dn=_gain(samples, state, model, matched, limit, backend),
         saturated_share=saturated,
+        saturation_dn=limit,
+        stage_drift_px=still.drift_px,
+        large_objects=len(still.objects_px),
         warnings=tuple(warnings),
     )
 
@@ -143,6 +162,13 @@ def saturation_level(dtype: Any, bit_depth: int | None) -> float:
         return math.inf
     top = 2.0 ** (bit_depth or 8 * np.dtype(dtype).itemsize) - 1.0
     return top - 1.0 if top == 255.0 else top
+
+
+def _reached_limit(samples: Array) -> float:
+    """Upper end of 10, 12 or 14 bits where many pixels are just there: such data often come in 16 bits."""
+    top = float(samples.max())
+    many = float(np.mean(samples == samples.max())) > 1e-4
+    return top if many and top in (1023.0, 4095.0, 16383.0) else math.inf
 
 
 def _sign(polarity: str) -> float:
@@ -197,27 +223,40 @@ def _spot_width(samples: Array, sign: float, backend: Any) -> float | None:
     return sigma
 
 
-def _has_still_background(frames: Array, matched: MatchedFilter, sign: float, count: int, backend: Any) -> bool:
-    """Whether the temporal mean holds what is still, rather than particles too slow to have left.
+@dataclass(frozen=True)
+class _Still:
+    """What does not move in the first window, and whether it may be subtracted."""
 
-    The two halves of the window must show the same: their filtered difference is compared with what noise explains.
-    Slow particles sit elsewhere in the second half and make it many times larger.
+    usable: bool
+    """Whether the temporal mean holds what is still, rather than particles too slow to have left."""
+    drift_px: float
+    """Distance by which still structure moves from one half of the window to the other; NaN without structure."""
+    objects_px: list[float]
+    """Equivalent diameters of still objects much larger than a spot."""
+
+
+def _look_at_still(frames: Array, matched: MatchedFilter, sign: float, count: int, backend: Any) -> _Still:
+    """Compare the still backgrounds of the two halves of a window.
+
+    They must show the same: their filtered difference is compared with what noise explains. Slow particles sit
+    elsewhere in the second half and make it many times larger.
     """
     if len(frames) < STILL_FRAMES:
-        return False
-    halves = [
-        backend.still_background(sample(part, count))
-        for part in (frames[: len(frames) // 2], frames[len(frames) // 2 :])
-    ]
+        return _Still(False, math.nan, [])
+    middle = len(frames) // 2
+    halves = np.stack([backend.still_background(sample(part, count)) for part in (frames[:middle], frames[middle:])])
     nothing = np.zeros(frames.shape[1:], np.float32)
-    difference = backend.matched_filter(
-        np.stack([halves[1] - halves[0]]), nothing, matched.taps, box_half=matched.box_half, sign=1.0
-    )[0]
+    filtered = backend.matched_filter(halves, nothing, matched.taps, box_half=matched.box_half, sign=sign)
     single = backend.matched_filter(sample(frames, 2), halves[0], matched.taps, box_half=matched.box_half, sign=sign)
-    gain = matched.noise_gain(*difference.shape)
+    gain = matched.noise_gain(frames.shape[1], frames.shape[2])
     noise = max(1.4826 * float(np.median(np.abs(single) / gain)), ROUNDING_NOISE)
     # Where spots remain, they show in the tail: compare the outermost per mille with the noise of single frames.
-    return bool(np.quantile(np.abs(difference) / gain, 0.999) < 3.0 * noise)
+    usable = bool(np.quantile(np.abs(filtered[1] - filtered[0]) / gain, 0.999) < 3.0 * noise)
+    return _Still(
+        usable,
+        stage_drift_px(filtered[0] / gain, filtered[1] / gain, noise / math.sqrt(min(count, middle))),
+        large_objects(halves[0], matched, sign, noise / math.sqrt(min(count, middle))),
+    )
 
 
 def _gain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from typing import Protocol as Interface
@@ -98,7 +99,8 @@ def calibrate(source: FrameSource, protocol: Protocol | None = None, *, backend:
     protocol = protocol or Protocol()
     first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
     _, frames = next(_window_frames(source, [first], BLOCK_FRAMES))
-    return learn(frames, protocol.localize, backend=backends.load(backend), bit_depth=_bit_depth(source))
+    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)))
+    return learn(frames[usable], protocol.localize, backend=backends.load(backend), bit_depth=_bit_depth(source))
 
 
 def localize(
@@ -177,31 +179,42 @@ def localize(
         raise InputError(
             f"frames {start} to {stop} are not whole windows of the time grid {windows[:3]}…; see plan_windows"
         )
+    limit = saturation_level(source.dtype, _bit_depth(source))
     found: list[Localizations] = []
     for first, frames in _window_frames(source, wanted, block_frames or BLOCK_FRAMES):
+        usable = _usable(frames, limit)
         if model is None:
-            model = learn(frames, settings, backend=operations, bit_depth=_bit_depth(source))
+            model = learn(frames[usable], settings, backend=operations, bit_depth=_bit_depth(source))
         matched = MatchedFilter.for_sigma(model.sigma_px)
-        state = window_state(frames, model, matched, settings, operations)
-        limit = saturation_level(source.dtype, _bit_depth(source))
+        state = window_state(frames[usable], model, matched, settings, operations)
         for offset in range(0, len(frames), block_frames or BLOCK_FRAMES):
-            block = frames[offset : offset + (block_frames or BLOCK_FRAMES)]
-            found.append(_localize_block(block, first + offset, state, model, matched, limit, operations))
+            rows = np.arange(offset, min(offset + (block_frames or BLOCK_FRAMES), len(frames)))
+            seen = rows[usable[rows]]
+            block = _localize_block(frames[seen], state, model, matched, operations)
+            found.append(replace(block, frame=(first + seen)[block.frame].astype(np.int32)))
             if progress is not None:
-                progress(len(block))
+                progress(len(rows))
     return Localizations.concat(found)
 
 
+def _usable(frames: Array, limit: float) -> Array:
+    """Frames that show something: not uniform, not half saturated, not far darker or brighter than the others.
+
+    A frame that fails, as when the shutter or the light is off, has no spots, like any missed frame. Where all fail,
+    all are kept, and the warnings of the spot model say what is wrong.
+    """
+    coarse = frames[:, ::4, ::4].reshape(len(frames), -1)
+    level = np.median(coarse, axis=1)
+    typical = float(np.median(level))
+    usual = np.abs(level - typical) <= max(0.5 * typical, 5.0)
+    usable = usual & (coarse.max(axis=1) > coarse.min(axis=1)) & ((coarse >= limit).mean(axis=1) <= 0.5)
+    return usable if usable.any() else np.ones(len(frames), bool)
+
+
 def _localize_block(
-    frames: Array,
-    first: int,
-    state: WindowState,
-    model: SpotModel,
-    matched: MatchedFilter,
-    limit: float,
-    operations: Any,
+    frames: Array, state: WindowState, model: SpotModel, matched: MatchedFilter, operations: Any
 ) -> Localizations:
-    """Spots of a stack of frames that share one background and noise map."""
+    """Spots of a stack of frames that share one background and noise map; frames count from 0."""
     sign = 1.0 if model.polarity == "bright" else -1.0
     frame, y, x, _ = operations.detect(
         frames, state.background, (1.0 / state.filtered_noise).astype(np.float32), matched.taps,
@@ -209,7 +222,7 @@ def _localize_block(
     )  # fmt: skip
     values, flag = operations.refine(
         frames, state.background, state.pixel_noise, frame, y, x,
-        sign=sign, sigma=model.sigma_px, gain=model.gain_dn, half=matched.fit_half, saturation=limit,
+        sign=sign, sigma=model.sigma_px, gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn,
     )  # fmt: skip
     fy, fx, mass, offset, noise, sigma, y_err, x_err, _ = values
     height, width = frames.shape[1:]
@@ -218,7 +231,7 @@ def _localize_block(
     col = np.clip(np.rint(fx), 0, width - 1).astype(np.int64)
     flag = flag | np.where(sigma > 1.6 * model.sigma_px, SpotFlag.DEFOCUSED, 0).astype(np.uint16)
     spots = Localizations(
-        frame=frame + first,
+        frame=frame,
         y=fy,
         x=fx,
         mass=mass,

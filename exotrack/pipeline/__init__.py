@@ -19,13 +19,12 @@ from typing import Any
 from dask.delayed import delayed
 
 from exotrack import backends, samplesheet, storage
-from exotrack.errors import InputError
+from exotrack.errors import ExotrackError, InputError, RunError
 from exotrack.pipeline import pool, work
 from exotrack.pipeline.plan import Job, plan_videos
 from exotrack.pipeline.provenance import device, software
 from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch, connect
 from exotrack.protocol import Protocol
-from exotrack.samplesheet import SampleSheet
 from exotrack.storage import Results, open_results
 
 logger = logging.getLogger(__name__)
@@ -79,10 +78,12 @@ def run(
     Raises
     ------
     InputError
-        Before any work: wrong sheet, protocol, backend, scheduler or result folder, a missing file, or a video whose
-        pixel size or frame interval is stated nowhere.
+        Before any work: wrong sheet, protocol, backend, scheduler or result folder, a missing file, a video whose
+        pixel size or frame interval is stated nowhere, or another run that is writing into the result folder.
     BackendError
         The backend cannot run here.
+    RunError
+        After work began: the results of the videos could not be pooled, or the report not be written.
     """
     started = datetime.now(UTC)
     out, protocol = Path(out).resolve(), protocol or Protocol()
@@ -91,17 +92,39 @@ def run(
     if block_frames is not None and block_frames < 1:
         raise InputError(f"block_frames = {block_frames}: must be 1 or more")
     jobs = plan_videos(study, out, protocol, backend=name, force=force, block_frames=block_frames)
-    with connect(scheduler, workers) as engine:
-        _prepare(study, out, protocol, started, force=force)
-        logger.info("%d videos, backend %s, %s", len(jobs), name, engine.words)
-        outcomes = _videos(jobs, engine, progress)
-        seconds = _total(outcomes)
-        failures = _file_failures(jobs, outcomes)
-        with work.timed(seconds, "pool"):
-            pool.write(out, jobs, failures, protocol, name, engine, progress)
+    known = {row.video_id for row in study}
+    storage.check(out, known, force=force)  # a lock has no business in a folder that is not ours
+    with connect(scheduler, workers) as engine, storage.locked(out):
+        storage.check(out, known, force=force)  # another run may have written meanwhile
+        storage.begin(out, known, {**software(), "started_utc": _stamp(started)})
+        storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
+        storage.write_bytes(out / "samplesheet.csv", study.path.read_bytes())
+        try:
+            _work(jobs, out, protocol, name, engine, progress, started)
+            return open_results(out)
+        except ExotrackError as error:
+            raise RunError(str(error)) from error
+
+
+def _work(
+    jobs: Sequence[Job],
+    out: Path,
+    protocol: Protocol,
+    backend: str,
+    engine: Threads | Cluster,
+    progress: Progress | None,
+    started: datetime,
+) -> None:
+    """Everything between the preparation of the result folder and its last file."""
+    logger.info("%d videos, backend %s, %s", len(jobs), backend, engine.words)
+    outcomes = _videos(jobs, engine, progress)
+    seconds = _total(outcomes)
+    failures = _file_failures(jobs, outcomes)
+    with work.timed(seconds, "pool"):
+        pool.write(out, jobs, failures, protocol, backend, engine, progress)
     record = {
         **software(),
-        "backend": name,
+        "backend": backend,
         "device": device(),
         "scheduler": engine.words,
         "started_utc": _stamp(started),
@@ -118,16 +141,6 @@ def run(
     from exotrack import report  # plotting libraries have no business on the workers, which import this module too
 
     report.write(out)
-    return open_results(out)
-
-
-def _prepare(study: SampleSheet, out: Path, protocol: Protocol, started: datetime, *, force: bool) -> None:
-    """Claim the result folder and file what is about to be run."""
-    known = {row.video_id for row in study}
-    storage.check(out, known, force=force)
-    storage.begin(out, known, {**software(), "started_utc": _stamp(started)})
-    storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
-    storage.write_bytes(out / "samplesheet.csv", study.path.read_bytes())
 
 
 def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress | None) -> list[work.Done | work.Failed]:
@@ -141,16 +154,17 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
             progress("frames", done, total)
 
     watch = Watch(advance)
-    outcomes = engine.compute([_task(job, watch if engine.in_process else None) for job in jobs], watch)
+    count = watch if engine.in_process else None
+    outcomes = engine.compute([_task(job, count, engine.token) for job in jobs], watch)
     return [
         work.Failed(f"its worker was lost: {outcome}", "", None, None) if isinstance(outcome, Exception) else outcome
         for outcome in outcomes
     ]
 
 
-def _task(job: Job, watch: Watch | None) -> Task:
+def _task(job: Job, watch: Watch | None, token: str) -> Task:
     """The graph of one video: begin, its parts side by side, finish."""
-    name = job.row.video_id
+    name = f"{token}-{job.row.video_id}"
     begun = delayed(partial(work.begin, job), pure=False)(dask_key_name=f"begin-{name}")
     found = [
         delayed(partial(work.find, job, part=part, count=watch), pure=False)(

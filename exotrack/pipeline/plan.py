@@ -12,7 +12,7 @@ from typing import Final
 from exotrack import video as videos
 from exotrack.errors import InputError, VideoError
 from exotrack.localize import plan_windows
-from exotrack.pipeline.provenance import code_sha256
+from exotrack.pipeline.provenance import code_sha256, libraries
 from exotrack.protocol import Protocol
 from exotrack.samplesheet import Row, SampleSheet
 
@@ -53,7 +53,10 @@ class Job:
         return self.parts[-1][1] if self.parts else 0
 
     def key(self, input_sha256: str) -> str:
-        """Hash of all that decides the result: input, metadata, settings, code. Equal keys, equal results."""
+        """Hash of all that decides the result: input, metadata, settings, code, libraries. Equal keys, equal results.
+
+        The libraries are those of the process that asks: the worker on which the video is analysed.
+        """
         said = {
             "input": input_sha256,
             "protocol": self.protocol.sha256,
@@ -61,6 +64,7 @@ class Job:
             "role": self.row.role,
             "backend": self.backend,
             "code": self.code_sha256,
+            "libraries": libraries(),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

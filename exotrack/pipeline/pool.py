@@ -24,11 +24,16 @@ from exotrack.pipeline.plan import Job
 from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, track_rows
+from exotrack.sizing.summary import summary_names
 from exotrack.tables import Estimate, SizeDistribution, Tracks
 
 VIDEOS_ADVISED: Final = 3
 TRACKS_ADVISED: Final = 1000
 NOTHING: Final = Estimate(np.nan, np.nan, np.nan)
+COUNTS: Final = ("n_videos", "n_failed", "n_particles", "n_tracks", "weighting")
+"""Columns of samples.csv and batches.csv between the names and the numbers."""
+ENDS: Final = ("", "_lo", "_hi")
+"""What is added to the name of a number for its value and the ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,10 @@ def write(
     names = list(dict.fromkeys(group.batch for group in everything))
     for done, batch in enumerate(names, start=1):
         mine = [group for group in everything if group.batch == batch]
-        for group, pooled in zip(mine, engine.compute(_tasks(mine, protocol, backend), Watch(None)), strict=True):
+        tasks = _tasks(mine, protocol, backend, engine.token)
+        of_members = dict(zip(tasks, engine.compute(list(tasks.values()), Watch(None)), strict=True))
+        for group in mine:
+            pooled = of_members[_members(group)]
             if isinstance(pooled, Exception):
                 raise pooled
             found[group.level, group.name] = pooled
@@ -108,29 +116,39 @@ def write(
             progress("batches", done, len(names))
     results = [(group, found[group.level, group.name]) for group in everything]
     batches = [(group, pooled) for group, pooled in results if group.level == "batch"]
-    samples = [_row(group, pooled) for group, pooled in results if group.level == "sample"]
+    samples = [(group, pooled) for group, pooled in results if group.level == "sample"]
+    numbers = (*summary_names(protocol.size.class_edges_nm), "concentration_per_ml")
     storage.write_parquet(out / "distributions.parquet", _distributions(results), {"protocol_sha256": protocol.sha256})
-    storage.write_csv(out / "samples.csv", _frame(samples, "batch", "sample"))
-    storage.write_csv(out / "batches.csv", _frame([_row(group, pooled) for group, pooled in batches], "batch"))
-    storage.write_csv(out / "comparisons.csv", _frame(list(_comparisons(batches)), "batch_a", "batch_b"))
+    storage.write_csv(out / "samples.csv", _frame(samples, ("batch", "sample"), numbers))
+    storage.write_csv(out / "batches.csv", _frame(batches, ("batch",), numbers))
+    storage.write_csv(out / "comparisons.csv", _comparisons(batches))
 
 
-def _tasks(mine: Sequence[Group], protocol: Protocol, backend: str) -> list[Task]:
-    """The graph of one batch: likelihood rows per video, then one task per group."""
-    needed = dict.fromkeys(job.row.video_id for group in mine for job in group.jobs)
+def _members(group: Group) -> tuple[str, ...]:
+    """Ids of the analysed videos of a group."""
+    return tuple(job.row.video_id for job in group.jobs)
+
+
+def _tasks(mine: Sequence[Group], protocol: Protocol, backend: str, token: str) -> dict[tuple[str, ...], Task]:
+    """The graph of one batch: likelihood rows per video, then one task per set of videos.
+
+    A video is often all that its sample has, and a sample all that its batch has: such groups share one task.
+    """
     by_name = {job.row.video_id: job for group in mine for job in group.jobs}
     rows = {
-        name: delayed(partial(_rows, by_name[name]), pure=False)(dask_key_name=f"likelihood-{name}") for name in needed
+        name: delayed(partial(_rows, job), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
+        for name, job in by_name.items()
     }
-    return [
-        (
+    first = {_members(group): group for group in reversed(mine)}
+    return {
+        members: (
             delayed(partial(_pool, protocol, backend), pure=False)(
-                *(rows[job.row.video_id] for job in group.jobs), dask_key_name=f"pool-{group.level}-{group.name}"
+                *(rows[name] for name in members), dask_key_name=f"pool-{token}-{group.level}-{group.name}"
             ),
             0,
         )
-        for group in mine
-    ]
+        for members, group in first.items()
+    }
 
 
 def _rows(job: Job) -> TrackRows:
@@ -162,9 +180,15 @@ def _distributions(results: Sequence[tuple[Group, Pooled]]) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks() if tables else SizeDistribution.empty().to_arrow()
 
 
+def _frame(results: Sequence[tuple[Group, Pooled]], names: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """samples.csv or batches.csv: the same columns whatever was found; numbers that nothing is known of are NaN."""
+    with_ends = [f"{name}{end}" for name in numbers for end in ENDS]
+    columns = [*names, *COUNTS, *with_ends, "quality"]
+    return pd.DataFrame([_row(group, pooled) for group, pooled in results], columns=columns)
+
+
 def _row(group: Group, pooled: Pooled) -> dict[str, Any]:
-    """One row of samples.csv or batches.csv."""
-    name = {"batch": group.batch} | ({"sample": group.sample} if group.level == "sample" else {})
+    """One row of samples.csv or batches.csv, without the numbers that nothing is known of."""
     counts = {
         "n_videos": len(group.jobs),
         "n_failed": group.n_failed,
@@ -174,7 +198,13 @@ def _row(group: Group, pooled: Pooled) -> dict[str, Any]:
     }
     estimates = {**pooled.sizes.summary, "concentration_per_ml": pooled.concentration}
     numbers = {k: v for name, estimate in estimates.items() for k, v in _columns(name, estimate).items()}
-    return {**name, **counts, **numbers, "quality": "; ".join(_remarks(group, pooled))}
+    return {
+        "batch": group.batch,
+        "sample": group.sample,
+        **counts,
+        **numbers,
+        "quality": "; ".join(_remarks(group, pooled)),
+    }
 
 
 def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
@@ -187,11 +217,17 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_lo": estimate.lo, f"{name}_hi": estimate.hi}
+    return {f"{name}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
 
 
-def _comparisons(batches: Sequence[tuple[Group, Pooled]]) -> Iterator[dict[str, Any]]:
-    """One row per pair of batches that hold tracks."""
+def _comparisons(batches: Sequence[tuple[Group, Pooled]]) -> pd.DataFrame:
+    """comparisons.csv: one row per pair of batches that hold tracks."""
+    columns = ("batch_a", "batch_b", *_columns("wasserstein_nm", NOTHING), "wasserstein_null_nm")
+    ratios = (*_columns("d50_ratio", NOTHING), *_columns("concentration_ratio", NOTHING))
+    return pd.DataFrame(list(_compared(batches)), columns=[*columns, *ratios])
+
+
+def _compared(batches: Sequence[tuple[Group, Pooled]]) -> Iterator[dict[str, Any]]:
     for (a, of_a), (b, of_b) in combinations(batches, 2):
         if not len(of_a.sizes) or not len(of_b.sizes):
             continue
@@ -212,9 +248,3 @@ def _ratio(a: Estimate, b: Estimate) -> Estimate:
     down = np.hypot(np.log(b.value / b.lo), np.log(a.hi / a.value))
     up = np.hypot(np.log(b.hi / b.value), np.log(a.value / a.lo))
     return Estimate(ratio, float(ratio * np.exp(-down)), float(ratio * np.exp(up)))
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], *names: str) -> pd.DataFrame:
-    """Rows as a table that has its first columns even without rows."""
-    columns = dict.fromkeys([*names, *(column for row in rows for column in row)])
-    return pd.DataFrame(list(rows), columns=list(columns))

@@ -19,6 +19,8 @@ PACKAGES: Final = (
     *("scikit-image", "scipy", "tifffile", "zarr"),
 )
 """Packages that decode, compute or store, whose versions are recorded."""
+DECIDING: Final = ("av", "imagecodecs", "numba", "numpy", "scipy", "tifffile", "zarr")
+"""Packages that decode or compute: another version of one may give other results."""
 SOURCE: Final = Path(__file__).resolve().parents[1]
 """Folder of the package."""
 
@@ -29,6 +31,12 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the packages that may change a result."""
+    return {"python": platform.python_version(), **{name: package_version(name) for name in DECIDING}}
 
 
 @cache

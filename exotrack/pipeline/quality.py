@@ -17,6 +17,8 @@ SHARE_HIGH = 0.05
 FLOW_STEPS = 2.0
 ANISOTROPY = 0.05
 FRAMES_FEW = 100
+SPOTS_USUAL = 5
+"""Spots per frame from which on a frame without any is not chance."""
 
 
 class Flag(TypedDict):
@@ -86,6 +88,21 @@ def _recording(evidence: Evidence) -> Iterator[Flag]:
 
 def _spots(evidence: Evidence) -> Iterator[Flag]:
     model, spots = evidence.model, evidence.spots
+    per_frame = np.bincount(spots.frame, minlength=evidence.n_frames)
+    blank = np.flatnonzero(per_frame == 0)
+    if len(spots) and len(blank) and np.median(per_frame[per_frame > 0]) >= SPOTS_USUAL:
+        yield _warning(
+            "frames_lost",
+            f"{len(blank)} of {evidence.n_frames} frames show no particles ({blank[0]} is the first, {blank[-1]} the "
+            "last): black, saturated or blank frames end tracks and lower the concentration.",
+        )
+    repeated = _repeated(spots)
+    if repeated:
+        yield _warning(
+            "frames_repeated",
+            f"{repeated} frames show exactly what the frame before shows: the file repeats frames, and times and "
+            "diameters are wrong. Record or export the video again.",
+        )
     clipped = _share(spots.flag, SpotFlag.SATURATED)
     if clipped > SHARE_HIGH:
         yield _warning(
@@ -102,13 +119,24 @@ def _spots(evidence: Evidence) -> Iterator[Flag]:
         yield _warning("image", f"{warning[:1].upper()}{warning[1:]}".rstrip(".") + ".")
 
 
+def _repeated(spots: Localizations) -> int:
+    """Frames whose spots are those of the frame before to the last digit."""
+    borders = np.flatnonzero(np.diff(spots.frame, prepend=-1, append=-1))
+    same = 0
+    for before, here, after in zip(borders, borders[1:], borders[2:], strict=False):
+        follows = spots.frame[here] == spots.frame[before] + 1
+        same += bool(follows and np.array_equal(spots.y[before:here], spots.y[here:after]))
+    return same
+
+
 def _motion(evidence: Evidence) -> Iterator[Flag]:
     linking, acquisition = evidence.linking, evidence.acquisition
     if evidence.stride > 1:
         yield _warning(
             "carried_over",
             "Images are carried over into the next frames, as video compression and temporal noise reduction do. Only "
-            f"displacements over {evidence.stride} frames were used; uncompressed video gives narrower intervals.",
+            f"displacements over {evidence.stride} frames were used. The pooled diameter holds; the width of the "
+            "distribution (mean, D10, D90, span, CV) is not reliable. Record uncompressed video.",
         )
     if linking.mislink_index > MISLINK_ADVISED:
         high = linking.mislink_index > MISLINK_HIGH
@@ -130,7 +158,9 @@ def _motion(evidence: Evidence) -> Iterator[Flag]:
             f"The liquid flows by {flow_px:.1f} px per frame, {flow_px / step_px:.1f} times the Brownian step. It was "
             "subtracted; a slower pump gives longer tracks.",
         )
-    if abs(evidence.anisotropy - 1) > ANISOTROPY:
+    # The variance of ln(Dy/Dx) over N displacements is about 12/N.
+    chance = 3.0 * np.sqrt(12.0 / max(int(evidence.particles.n_steps.sum()), 1))
+    if abs(np.log(evidence.anisotropy)) > max(ANISOTROPY, chance):
         yield _warning(
             "anisotropic",
             f"Diffusion along y is {evidence.anisotropy:.2f} times that along x, and should be equal: look for "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import dask
 from dask.delayed import Delayed
@@ -58,6 +59,11 @@ Task = tuple[Delayed, int]
 """A task and the number of frames that it stands for."""
 
 
+def run_token() -> str:
+    """What every key of a run holds: a scheduler takes tasks with equal keys, of whatever run, for the same task."""
+    return uuid4().hex[:12]
+
+
 class Threads:
     """Runs tasks on threads of this process; the compiled loops release the interpreter's lock."""
 
@@ -66,6 +72,7 @@ class Threads:
     def __init__(self, workers: int | None) -> None:
         self.workers = workers or _cores()
         self.words = f"threads ({self.workers})"
+        self.token = run_token()
 
     def compute(self, tasks: Sequence[Task], watch: Watch) -> list[Any]:
         """Results of the tasks, in their order; the tasks themselves tell `watch` of their frames."""
@@ -88,7 +95,7 @@ class Cluster:
     in_process = False
 
     def __init__(self, client: Any, words: str) -> None:
-        self.client, self.words = client, words
+        self.client, self.words, self.token = client, words, run_token()
 
     def compute(self, tasks: Sequence[Task], watch: Watch) -> list[Any]:
         """Results of the tasks, in their order, or the exception of a task whose worker was lost."""

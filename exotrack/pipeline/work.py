@@ -12,6 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
+import imagecodecs
 import numpy as np
 
 from exotrack import __version__, storage
@@ -193,7 +194,11 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
         tracks = link(spots, acquisition, job.protocol, backend=job.backend)
     if not len(tracks) and job.row.role != "blank":
         what = "spots were found but none could be followed" if len(spots) else "no particles were found"
-        raise VideoError(f"{job.row.video}: {what}; look at it with `exotrack inspect`, and check focus and polarity")
+        reasons = "; ".join(spots.model.warnings) if spots.model else ""
+        raise VideoError(
+            f"{job.row.video}: {reasons + '; ' if reasons else ''}{what}; look at it with `exotrack inspect`, and "
+            "check focus, light and polarity"
+        )
     with timed(seconds, "measure"):
         particles = measure(tracks, acquisition, job.protocol, backend=job.backend)
     preview = next((part.preview for part in parts if part.preview is not None), None)
@@ -313,11 +318,9 @@ def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles)
 
 def _write_png(path: Path, frame: Array) -> None:
     """An 8-bit picture of a frame, stretched from its 0.5th to its 99.8th percentile."""
-    from skimage.io import imsave
-
     low, high = np.percentile(frame, (0.5, 99.8))
     grey = (frame.astype(np.float64) - low) / max(high - low, 1.0)
-    imsave(path, np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8), check_contrast=False)
+    path.write_bytes(imagecodecs.png_encode(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)))
 
 
 @contextmanager

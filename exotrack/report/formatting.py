@@ -42,7 +42,8 @@ def decimals(half_width: float) -> int:
 def estimate(value: Estimate, unit: str = "") -> str:
     """Value with its 95 % interval, rounded to the half-width of the interval: "101.3 (98.9–104.0) nm".
 
-    From 10⁵ and below 10⁻³ a common power of ten is taken out; the unit "%" multiplies by 100. Without a finite
+    From 10⁵ and below 10⁻³ a common power of ten is taken out; the unit "%" multiplies by 100 and keeps at
+    most one decimal place. Without a finite
     interval the value alone is shown, to three significant digits. A value that is NaN is "not stated".
 
     Examples
@@ -54,7 +55,7 @@ def estimate(value: Estimate, unit: str = "") -> str:
     >>> estimate(Estimate(0.123, 0.108, 0.14), "%").replace(SPACE, " ")
     '12.3 (10.8–14.0) %'
     """
-    middle, interval, power = _rounded(value, 100.0 if unit == "%" else 1.0)
+    middle, interval, power = _percent(value) if unit == "%" else _rounded(value)
     return with_unit(middle + (f" ({interval})" if interval else "") + power, unit) if middle else MISSING
 
 
@@ -66,17 +67,28 @@ def estimate_and_interval(value: Estimate, unit: str = "") -> tuple[str, str]:
     >>> estimate_and_interval(Estimate(0.123, 0.108, 0.14), "%")
     ('12.3', '10.8–14.0')
     """
-    middle, interval, power = _rounded(value, 100.0 if unit == "%" else 1.0)
+    middle, interval, power = _percent(value) if unit == "%" else _rounded(value)
     return (middle + power if middle else "–"), (interval + power if interval else "")
 
 
-def _rounded(value: Estimate, scale: float) -> tuple[str, str, str]:
+def _percent(value: Estimate) -> tuple[str, str, str]:
+    """A share as per cent with at most one decimal place, however certain: nobody acts on a thousandth of it."""
+    if not math.isfinite(value.value):
+        return "", "", ""
+    middle, lo, hi = (100.0 * part for part in value)
+    half_width = (hi - lo) / 2
+    if not math.isfinite(half_width):
+        return fixed(middle, 1), "", ""
+    places = min(decimals(half_width), 1) if half_width > 0 else 1
+    return fixed(middle, places), f"{fixed(lo, places)}–{fixed(hi, places)}", ""
+
+
+def _rounded(value: Estimate) -> tuple[str, str, str]:
     """Number, interval and power of ten as text; each may be empty."""
     if not math.isfinite(value.value):
         return "", "", ""
-    middle, lo, hi = (scale * part for part in value)
-    exponent = _power_of_ten(middle)
-    middle, lo, hi = (part / 10.0**exponent for part in (middle, lo, hi))
+    exponent = _power_of_ten(value.value)
+    middle, lo, hi = (part / 10.0**exponent for part in value)
     power = f" × 10{str(exponent).translate(_SUPERSCRIPT)}" if exponent else ""
     half_width = (hi - lo) / 2
     if not (math.isfinite(half_width) and half_width > 0):

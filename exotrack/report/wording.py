@@ -28,7 +28,7 @@ METRICS: Final[dict[str, Term]] = {
 }
 """Columns of samples.csv and batches.csv, in the order of the report; size classes follow by `size_class`."""
 
-KEY_METRICS: Final = ("d10_nm", "d50_nm", "d90_nm", "mean_nm", "mode_nm", "span", "cv", "concentration_per_ml")
+KEY_METRICS: Final = ("d10_nm", "d50_nm", "d90_nm", "mode_nm", "pooled_nm", "span", "cv", "concentration_per_ml")
 """The metrics of the overview, and those that a sample row repeats."""
 
 

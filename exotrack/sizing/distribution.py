@@ -139,7 +139,8 @@ def pooled_diameter(rows: Sequence[TrackRows]) -> Estimate:
     Parameters
     ----------
     rows : sequence of TrackRows
-        One per video; videos are weighted by precision, and the error is enlarged where they disagree (Birge ratio).
+        One per video; videos are weighted by precision. Where they disagree by more than their errors, Student's
+        interval with the Birge ratio takes over.
 
     Returns
     -------
@@ -152,8 +153,10 @@ def pooled_diameter(rows: Sequence[TrackRows]) -> Estimate:
     size = np.log([r.pooled_nm for r in known])
     precision = np.array([r.pooled_relative_error for r in known]) ** -2.0
     centre = float(np.average(size, weights=precision))
-    birge = float(precision @ (size - centre) ** 2) / max(len(known) - 1, 1)
-    half = _Z95 * float(np.hypot(np.sqrt(max(birge, 1.0) / precision.sum()), _systematic(known)))
+    within, n = 1.0 / float(precision.sum()), len(known)
+    birge = float(precision @ (size - centre) ** 2) / (n - 1) if n > 1 else 0.0
+    quantile = float(stats.t.ppf(0.975, n - 1)) if n > 1 else 0.0
+    half = float(np.hypot(np.sqrt(within) * max(_Z95, quantile * np.sqrt(birge)), _Z95 * _systematic(known)))
     return Estimate(*(float(np.exp(centre + side * half)) for side in (0.0, -1.0, 1.0)))
 
 
@@ -213,9 +216,9 @@ def _exchange_is_seen(videos: Sequence[TrackRows]) -> bool:
     seen = sum(int(r.n_frames.sum()) for r in videos)
     old = sum(int(r.n_frames[r.from_beginning].sum()) for r in videos)
     if starts < _LEAST_STARTS:
-        log.info("only %.0f particles arrive during the recording: counting localizations instead", starts)
+        log.debug("only %.0f particles arrive during the recording: counting localizations instead", starts)
     elif old > _MOST_FROM_BEGINNING * seen:
-        log.info("%.0f %% of what is seen was there from the beginning: counting localizations", 100 * old / seen)
+        log.debug("%.0f %% of what is seen was there from the beginning: counting localizations", 100 * old / seen)
     else:
         return True
     return False

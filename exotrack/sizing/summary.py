@@ -15,6 +15,11 @@ SIZE_VALUED = ("mean_nm", "mode_nm", "d10_nm", "d50_nm", "d90_nm")
 """Numbers that scale with the diameter, so that a common error of all diameters enters their intervals."""
 
 
+def summary_names(edges_nm: Sequence[float]) -> tuple[str, ...]:
+    """Names of the numbers in the summary of every distribution that has tracks, in their order."""
+    return ("pooled_nm", *SIZE_VALUED, "span", "cv", "pdi", *fraction_ranges(edges_nm))
+
+
 def class_edges(diameter_nm: F64) -> F64:
     """Borders of the classes of a logarithmic grid, shape (n_classes + 1,)."""
     half = 0.5 * np.log(diameter_nm[1] / diameter_nm[0])

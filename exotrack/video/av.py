@@ -115,7 +115,15 @@ def open_source(path: Path, colour: Colour) -> AvSource:
             sequential=not _seekable(container, stream),
         )
         raw = context.name == "rawvideo"
-    return AvSource(path, colour, facts, _first_packet_bytes(path) if raw else None)
+        stated = context.height * context.width * context.format.padded_bits_per_pixel // 8
+    held = _first_packet_bytes(path) if raw else None
+    # Rows may be padded to four bytes and planes of odd size rounded up: a few per cent, never this much.
+    if held is not None and not 0.9 * stated <= held <= 1.15 * stated + 4 * facts.shape[1]:
+        raise VideoError(
+            f"{path}: the header says {facts.shape[2]}×{facts.shape[1]} px ({stated} bytes a frame), but a frame holds "
+            f"{held} bytes: the header is wrong; export the video again"
+        )
+    return AvSource(path, colour, facts, held)
 
 
 def _seekable(container: Any, stream: Any) -> bool:
