@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from brownian import FRAME_S, PIXEL_UM, WATER_25, acquisition, simulated_tracks
+from brownian import FRAME_S, PIXEL_UM, WATER_25, acquisition, positions, simulated_tracks, to_tracks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -14,8 +14,9 @@ from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, pooled_diameter, size_distribution, track_rows
 from exotrack.sizing.concentration import Count, confirmed_share, counting_fano
+from exotrack.sizing.distribution import _between_videos, _replicate_weights, _Sample, _Spread, _widened
 from exotrack.sizing.rows import systematic_uncertainty
-from exotrack.sizing.summary import class_edges, describe, summarize
+from exotrack.sizing.summary import class_edges, describe, quantile_nm, summarize
 from exotrack.tables import Tracks
 
 GRID = np.geomspace(20.0, 1000.0, 160)
@@ -170,6 +171,50 @@ def test_videos_that_differ_widen_the_interval():
     assert np.log(same.hi / same.lo) < 0.5 * np.log(apart.hi / apart.lo)
 
 
+def sharp_sample(classes_of_video) -> _Sample:
+    """Videos of tracks that are certain of their class."""
+    classes = np.concatenate(classes_of_video)
+    return _Sample(
+        likelihood=np.eye(len(GRID), dtype=np.float32)[classes],
+        weight=np.ones(len(classes)),
+        video=np.repeat(np.arange(len(classes_of_video)), [len(c) for c in classes_of_video]),
+        unit=np.arange(len(classes)),
+    )
+
+
+def test_between_videos_of_equal_precision_is_what_their_spread_leaves_and_the_interval_is_students():
+    """The moment estimate is then s² − w, so that the replicates explain s² and lack just t over the normal's 1.96."""
+    step = np.log(GRID[1] / GRID[0])
+    within_video, means = np.array([-6, -2, 0, 1, 7]), np.array([60, 67, 71, 82])
+    spread = _between_videos(sharp_sample([m + within_video for m in means]), GRID)
+    total = np.var(means * step, ddof=1)
+    within = np.sum((within_video * step) ** 2) / 5**2
+    assert spread.between_share == pytest.approx(1 - within / total)
+    assert spread.widening == pytest.approx(stats.t.ppf(0.975, 3) / stats.norm.ppf(0.975), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "share"), [(3, 0.3), (6, 0.7)])
+def test_weights_of_videos_in_replicates_vary_by_the_share_between_videos(n, share):
+    """The variance of n·Dirichlet(α) is (n − 1)/(nα + 1), the share; 20,000 replicates: standard error about 1 %."""
+    sample = sharp_sample([np.full(4, 50)] * n)
+    drawn = _replicate_weights(sample, _Spread(share, 1.0), np.random.default_rng(18), 20_000)
+    of_video = drawn.reshape(20_000, n, 4).mean(axis=2)
+    np.testing.assert_allclose(of_video.mean(), 1.0)
+    assert of_video.var() == pytest.approx(share, rel=0.04)
+
+
+def test_widening_multiplies_the_distance_of_each_median():
+    def bell(shift):
+        bells = np.exp(-0.5 * ((np.log(GRID / 120.0) - shift) / 0.2) ** 2)
+        return bells / bells.sum()
+
+    shift = np.array([-0.08, 0.03, 0.1])
+    moved = _widened(bell(0.0), np.array([bell(s) for s in shift]), GRID, 1.7)
+    medians = np.log([quantile_nm(m, GRID, 0.5) / 120.0 for m in moved])
+    np.testing.assert_allclose(medians, 1.7 * shift, atol=2e-3)  # interpolation on classes of 2.5 %
+    np.testing.assert_allclose(moved.sum(axis=1), 1.0)
+
+
 def test_common_uncertainty_enters_sizes_and_fractions_but_not_shape():
     rng = np.random.default_rng(7)
     rows = gamma_rows(rng, log_normal(rng, 300))
@@ -282,6 +327,28 @@ def test_axial_exchange_is_undone_in_the_number_distribution(mixture_tracks):
     assert small_share(tracks) - small_share(number) > 0.03
 
 
+def test_number_over_tracks_is_the_root_of_the_diameter_where_every_track_is_a_start():
+    rng = np.random.default_rng(19)
+    rows = [gamma_rows(rng, log_normal(rng, 150))]
+    number, tracks = (pool(rows, protocol(weighting=w)) for w in ("number", "tracks"))
+    seen = share_of(tracks) > 1e-9
+    ratio = share_of(number)[seen] / share_of(tracks)[seen]
+    np.testing.assert_allclose(ratio / np.sqrt(GRID[seen]), ratio[0] / np.sqrt(GRID[seen][0]), rtol=1e-6)
+
+
+def test_a_particle_first_seen_nearer_to_the_border_than_the_margin_is_no_start():
+    rng = np.random.default_rng(20)
+    inside = np.linspace(1.0, 9.0, 81)
+    path = positions(rng, np.full(81, 4.9), 60)
+    path[..., 0] += (inside - path[:, 0, 0])[:, None]
+    tracks = to_tracks(path, np.full(81, 5), centre_um=(0.0, 53.0))
+    rows = track_rows(tracks, acquisition(), Protocol.from_dict({"link": {"flow": "none"}}))
+    fast = np.quantile(acquisition().stokes_einstein_um2_s_nm / rows.diameter_nm[rows.likelihood.argmax(axis=1)], 0.9)
+    assert 4.9 < fast < 1.5 * 4.9
+    margin = 4.0 * np.sqrt(2.0 * fast * FRAME_S * 5)  # the shortest track has four displacements
+    np.testing.assert_array_equal(rows.start_seen, inside >= margin)
+
+
 def test_pieces_of_a_cut_track_count_as_one_particle():
     rng = np.random.default_rng(9)
     whole = simulated_tracks(rng, np.full(200, 4.9), 21)
@@ -343,6 +410,18 @@ def test_concentration_of_an_exchanging_slab(mixture_tracks):
     result = concentration([rows])
     assert result.value == pytest.approx(10 * truth, rel=0.12)
     assert result.lo < 10 * truth < result.hi
+
+
+def test_relative_error_of_a_count_is_the_root_of_its_variance_over_its_size():
+    """Of 20-frame tracks in a slab 30 µm deep, whose number has a variance of F times its mean."""
+    rng = np.random.default_rng(21)
+    a = acquisition(depth_um=30.0)
+    rows = track_rows(simulated_tracks(rng, np.full(300, 4.9), 20), a, protocol())
+    diffusion = np.median(a.stokes_einstein_um2_s_nm / rows.diameter_nm[rows.likelihood.argmax(axis=1)])
+    fano = counting_fano(diffusion, 30.0, 900 * FRAME_S)
+    share = confirmed_share(diffusion, 5, 30.0, FRAME_S)
+    assert rows.count.particles_per_frame == pytest.approx(300 * 20 / 900 / share)
+    assert rows.count.relative_error == pytest.approx(np.sqrt(fano / rows.count.particles_per_frame))
 
 
 def test_concentration_is_pooled_on_the_logarithm():

@@ -73,6 +73,11 @@ def main() -> NoReturn:
     except ExotrackError as error:
         terminal.complain(str(error))
         sys.exit(1 if isinstance(error, RunError) else 2)
+    except OSError as error:
+        if os.environ.get("EXOTRACK_DEBUG"):
+            raise
+        terminal.complain(f"{error.filename or 'file system'}: {error.strerror or error}; choose another place")
+        sys.exit(2)
     except Exception as error:  # a fault of ours: one line for the user, the traceback for whoever mends it
         if os.environ.get("EXOTRACK_DEBUG"):
             raise

@@ -66,6 +66,10 @@ def run(
 ) -> None:
     """Analyse every video of a sample sheet, and write tables and report.
 
+    The sheet is a CSV file with a row per video and the columns video, batch, sample, pixel_size_um, fps, exposure_s,
+    temperature_c; the README lists the others. All settings stand in DIR/protocol.toml afterwards, which --protocol
+    takes, whole or in part.
+
     Finished videos of an earlier run into the same folder are kept where input, settings and code are the same.
 
     Example: exotrack run samplesheet.csv --out results
@@ -126,6 +130,8 @@ def compare(
         distance = terminal.interval(*(pair[f"wasserstein_nm{end}"] for end in ("", "_lo", "_hi")))
         null = terminal.interval(pair["wasserstein_null_nm"], float("nan"), float("nan"))
         rows.append([pair["batch_b"] if first else pair["batch_a"], distance, null, *ratios])
+    if not rows:
+        raise InputError(f"{folder}: no other batch with sizes to compare {reference!r} with")
     header = ["batch", "Wasserstein distance, nm", "by chance up to, nm", "ratio of D50", "ratio of concentrations"]
     terminal.table(f"Batches against {reference}", header, rows)
 
@@ -140,11 +146,11 @@ def _summary(results: Results) -> None:
     for batch in results.batches.to_dict("records"):
         sizes = [
             terminal.interval(*(batch[f"{name}{end}"] for end in ("", "_lo", "_hi")))
-            for name in ("d50_nm", "mode_nm", "concentration_per_ml")
+            for name in ("d50_nm", "mode_nm", "pooled_nm", "concentration_per_ml")
         ]
         rows.append([str(batch["batch"]), f"{batch['n_videos']}", f"{batch['n_tracks']}", *sizes])
     if rows:
-        terminal.table("Batches", ["batch", "videos", "tracks", "D50, nm", "mode, nm", "per mL"], rows)
+        terminal.table("Batches", ["batch", "videos", "tracks", "D50, nm", "mode, nm", "pooled, nm", "per mL"], rows)
 
 
 @contextmanager

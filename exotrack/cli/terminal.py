@@ -75,16 +75,21 @@ def interval(value: float, lo: float, hi: float, digits: int = 3) -> str:
 
     Examples
     --------
-    >>> interval(101.34, 98.9, 104.2)
-    '101 (98.9 to 104)'
+    >>> interval(101.34, 98.9, 104.2), interval(967.4, 927.8, 1029.3), interval(2.5e8, 1.9e8, 3.2e8)
+    ('101 (98.9 to 104)', '967 (928 to 1029)', '2.5e+08 (1.9e+08 to 3.2e+08)')
     >>> interval(float("nan"), 0.0, 0.0)
     '–'
     """
     if not math.isfinite(value):
         return "–"
     if not (math.isfinite(lo) and math.isfinite(hi)):
-        return f"{value:.{digits}g}"
-    return f"{value:.{digits}g} ({lo:.{digits}g} to {hi:.{digits}g})"
+        return _significant(value, digits)
+    return f"{_significant(value, digits)} ({_significant(lo, digits)} to {_significant(hi, digits)})"
+
+
+def _significant(value: float, digits: int) -> str:
+    """As the format "g", but whole numbers below 10⁵ in full: 1029, not 1.03e+03."""
+    return f"{value:.0f}" if 10.0**digits <= abs(value) < 1e5 else f"{value:.{digits}g}"
 
 
 @contextmanager
