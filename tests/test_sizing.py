@@ -14,7 +14,7 @@ from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, pooled_diameter, size_distribution, track_rows
 from exotrack.sizing.concentration import Count, confirmed_share, counting_fano
-from exotrack.sizing.distribution import _between_videos, _replicate_weights, _Sample, _Spread, _widened
+from exotrack.sizing.distribution import _between_videos, _replicate_counts, _Sample, _Spread, _widened
 from exotrack.sizing.rows import systematic_uncertainty
 from exotrack.sizing.summary import class_edges, describe, quantile_nm, summarize
 from exotrack.tables import Tracks
@@ -197,7 +197,7 @@ def test_between_videos_of_equal_precision_is_what_their_spread_leaves_and_the_i
 def test_weights_of_videos_in_replicates_vary_by_the_share_between_videos(n, share):
     """The variance of n·Dirichlet(α) is (n − 1)/(nα + 1), the share; 20,000 replicates: standard error about 1 %."""
     sample = sharp_sample([np.full(4, 50)] * n)
-    drawn = _replicate_weights(sample, _Spread(share, 1.0), np.random.default_rng(18), 20_000)
+    drawn = _replicate_counts(sample, _Spread(share, 1.0), np.random.default_rng(18), 20_000)
     of_video = drawn.reshape(20_000, n, 4).mean(axis=2)
     np.testing.assert_allclose(of_video.mean(), 1.0)
     assert of_video.var() == pytest.approx(share, rel=0.04)

@@ -106,8 +106,8 @@ def run(
             raise RunError(str(error)) from error
         except OSError as error:  # a full disk, a lost share
             raise RunError(
-                f"{error.filename or out}: {error.strerror or error}; what is finished is kept: remove the cause and run "
-                "the same command again"
+                f"{error.filename or out}: {error.strerror or error}; what is finished is kept: remove the cause and "
+                "run the same command again"
             ) from error
 
 

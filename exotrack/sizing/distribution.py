@@ -27,6 +27,7 @@ _LEAST_STARTS = 100
 _MOST_FROM_BEGINNING = 0.5
 _LEAST_UNITS = 20  # below this a cross-validation has nothing to decide with
 _FALLBACK_ITERATIONS = 50
+_PAST_MAXIMUM = 2
 _Z95 = 1.959964
 
 
@@ -73,11 +74,12 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     and those there are may be broken tracks: localizations are counted instead, "frames", and the result says so.
     "tracks" counts particles as they were seen, which favours small, fast ones.
 
-    *Intervals.* Replicates resample particles within each video and give each video a random weight (Dirichlet), whose
-    variance is the share of the spread between videos that particle sampling does not explain (DerSimonian–Laird on
-    the mean ln d). With few videos that share is poorly known: replicates are then spread along ln d until the interval
-    of D50 is at least Student's interval of the means of the videos (modified Knapp–Hartung). Uncertainty that all
-    diameters share enters the summary, not the band.
+    *Intervals.* Replicates resample particles within each video and give each video a random weight (Dirichlet),
+    whose variance is the share of the spread between videos that particle sampling does not explain
+    (DerSimonian–Laird on the mean ln d). Each replicate chooses its own number of iterations. With few videos that
+    share is poorly known: replicates are then spread along ln d until the interval of D50 is at least Student's
+    interval of the means of the videos (modified Knapp–Hartung). Uncertainty that all diameters share enters the
+    summary, not the band.
 
     References
     ----------
@@ -95,18 +97,23 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     sample, weighting = _weighted(videos, settings.size.weighting)
     engine = backends.load(backend)
     rng = np.random.default_rng(settings.size.seed)
-    iterations = _best_iterations(sample, engine, rng, settings.size.folds)
     spread = _between_videos(sample, grid)
-    weights = np.vstack([sample.weight, _replicate_weights(sample, spread, rng, settings.size.bootstrap)])
-    start = np.full((len(weights), len(grid)), 1.0 / len(grid))
-    shares = engine.deconvolve(sample.likelihood, weights, start, iterations=iterations)
+    replicate = _replicate_counts(sample, spread, rng, settings.size.bootstrap)
+    counts = np.vstack([np.ones(replicate.shape[1]), replicate])
+    iterations = _best_iterations(sample, engine, rng, settings.size.folds, counts)
+    shares = np.empty((len(counts), len(grid)))
+    for n in np.unique(iterations):
+        group = iterations == n
+        start = np.full((int(group.sum()), len(grid)), 1.0 / len(grid))
+        weights = counts[group][:, sample.unit] * sample.weight
+        shares[group] = engine.deconvolve(sample.likelihood, weights, start, iterations=int(n))
     if weighting == "number":
         shares = shares * np.sqrt(grid)
         shares /= shares.sum(axis=1, keepdims=True)
     share, replicates = shares[0], _widened(shares[0], shares[1:], grid, spread.widening)
     density = density_per_nm(share, grid)
     lo, hi = np.quantile(density_per_nm(replicates, grid), [0.025, 0.975], axis=0)
-    log.debug("%d tracks of %d videos, %s, %d iterations", len(sample.weight), len(videos), weighting, iterations)
+    log.debug("%d tracks of %d videos, %s, %d iterations", len(sample.weight), len(videos), weighting, iterations[0])
     return SizeDistribution(
         diameter_nm=grid,
         density_per_nm=density,
@@ -224,26 +231,36 @@ def _exchange_is_seen(videos: Sequence[TrackRows]) -> bool:
     return False
 
 
-def _best_iterations(sample: _Sample, engine: Any, rng: np.random.Generator, folds: int) -> int:
-    """Number of iterations with the largest held-out log-likelihood."""
+def _best_iterations(sample: _Sample, engine: Any, rng: np.random.Generator, folds: int, counts: F64) -> I64:
+    """Number of iterations with the largest held-out log-likelihood, for each replicate of the particles.
+
+    The choice decides how narrow the distribution is. Each replicate makes its own, from the held-out likelihoods of
+    its particles, so that the uncertainty of the choice is part of the intervals of the widths.
+
+    Parameters
+    ----------
+    counts : float64 array, shape (n_replicates, n_units)
+        How often each particle counts in each replicate.
+    """
     group = sample.video if sample.n_videos >= folds else sample.unit
     n_groups = int(group.max()) + 1
     if n_groups < _LEAST_UNITS and sample.n_videos < folds:
-        return _FALLBACK_ITERATIONS
+        return np.full(len(counts), _FALLBACK_ITERATIONS)
     fold = rng.permutation(np.arange(n_groups) % folds)[group]
     held_out = fold == np.arange(folds)[:, None]
     weights = np.where(held_out, 0.0, sample.weight)
     shares = np.full((folds, sample.likelihood.shape[1]), 1.0 / sample.likelihood.shape[1])
-    best, best_score, done = ITERATIONS[0], -np.inf, 0
-    for n, iterations in enumerate(ITERATIONS):
+    scores: list[F64] = []
+    done = 0
+    for iterations in ITERATIONS:
         shares = engine.deconvolve(sample.likelihood, weights, shares, iterations=iterations - done)
         done = iterations
         predicted = np.einsum("ik,ik->i", sample.likelihood, shares[fold].astype(np.float32))
-        score = float(sample.weight @ np.log(np.maximum(predicted, 1e-30)))
-        if score > best_score:
-            best, best_score = iterations, score
-        elif n >= ITERATIONS.index(best) + 2:
-            break  # two steps past the maximum: it does not come back
+        of_unit = np.bincount(sample.unit, sample.weight * np.log(np.maximum(predicted, 1e-30)), counts.shape[1])
+        scores.append(counts @ of_unit)
+        if len(scores) > _PAST_MAXIMUM and np.all(np.argmax(scores, axis=0) < len(scores) - _PAST_MAXIMUM):
+            break  # no replicate has its maximum near the end: it does not come back
+    best: I64 = np.array(ITERATIONS, np.int64)[np.argmax(scores, axis=0)]
     return best
 
 
@@ -268,8 +285,8 @@ def _between_videos(sample: _Sample, grid: F64) -> _Spread:
     return _Spread(between / explained, max(1.0, student * float(np.std(mean, ddof=1)) / float(np.sqrt(explained))))
 
 
-def _replicate_weights(sample: _Sample, spread: _Spread, rng: np.random.Generator, n_replicates: int) -> F64:
-    """Weights of the rows in each bootstrap replicate, shape (n_replicates, n_tracks)."""
+def _replicate_counts(sample: _Sample, spread: _Spread, rng: np.random.Generator, n_replicates: int) -> F64:
+    """How often each particle counts in each bootstrap replicate, shape (n_replicates, n_units)."""
     n_units = int(sample.unit.max()) + 1
     video_of_unit = np.zeros(n_units, np.int64)
     video_of_unit[sample.unit] = sample.video
@@ -282,8 +299,7 @@ def _replicate_weights(sample: _Sample, spread: _Spread, rng: np.random.Generato
         # Var of n·Dirichlet(α) is (n − 1)/(nα + 1).
         alpha = ((n - 1.0) / spread.between_share - 1.0) / n
         counts *= n * rng.dirichlet(np.full(n, max(alpha, 0.05)), n_replicates)[:, video_of_unit]
-    weights: F64 = counts[:, sample.unit] * sample.weight
-    return weights
+    return counts
 
 
 def _widened(share: F64, replicates: F64, grid: F64, widening: float) -> F64:
