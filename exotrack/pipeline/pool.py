@@ -29,6 +29,8 @@ from exotrack.tables import Estimate, SizeDistribution, Tracks
 
 VIDEOS_ADVISED: Final = 3
 TRACKS_ADVISED: Final = 1000
+BORDER_HIGH: Final = 0.01
+"""Share of a distribution at the ends of the size grid from which on its tails are not to be trusted."""
 NOTHING: Final = Estimate(np.nan, np.nan, np.nan)
 COUNTS: Final = ("n_videos", "n_failed", "n_particles", "n_tracks", "weighting")
 """Columns of samples.csv and batches.csv between the names and the numbers."""
@@ -214,6 +216,15 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
         yield f"fewer than {VIDEOS_ADVISED} videos"
     if pooled.sizes.n_tracks < TRACKS_ADVISED:
         yield f"fewer than {TRACKS_ADVISED} tracks"
+    at_border = _share_at_border(pooled.sizes)
+    if at_border > BORDER_HIGH:
+        yield f"{at_border:.0%} of the distribution at the border of the size grid"
+
+
+def _share_at_border(sizes: SizeDistribution) -> float:
+    """Share of the distribution in the outermost three classes on either side; 0 without a distribution."""
+    share = sizes.density_per_nm * sizes.diameter_nm  # classes of equal width in ln d
+    return float((share[:3].sum() + share[-3:].sum()) / share.sum()) if len(sizes) else 0.0
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:

@@ -142,6 +142,8 @@ def _measured(facts: Facts, particles: dict[str, Array] | None) -> list[Line]:
         "anisotropy": facts.number("motion", "anisotropy"),
     }
     texts = {name: _shown(value, MEASURED[name].unit) for name, value in numbers.items()}
+    if numbers["position_error"] == 0:
+        texts["position_error"] = "not told from motion blur"
     saturated = facts.number("saturated_share")
     texts["saturated"] = _shown(None if saturated is None else 100 * saturated, "%", digits=2)
     mislinks = facts.number("linking", "mislink_index")
