@@ -196,13 +196,7 @@ def _covariance_based(d: Displacements, parts: _Parts, acquisition: Acquisition)
 def _goodness_p(d: Displacements, acquisition: Acquisition, diffusion: F64, backend: str) -> F64:
     """Smallest of three p-values for free diffusion, times three: largest step, correlation, mean velocity."""
     e_y, e_x = backends.load(backend).innovations(
-        d.step_y_um,
-        d.step_x_um,
-        d.gap,
-        d.noise.variance_y,
-        d.noise.variance_x,
-        d.noise.blur,
-        d.offsets,
+        *d.covariance_model,
         diffusion / d.diffusion_scale,
         frame_interval_s=acquisition.frame_interval_s,
     )

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from exotrack import backends
 from exotrack.acquisition import Acquisition
@@ -336,6 +337,57 @@ def test_noise_gain_of_the_filter_is_known_up_to_the_border():
     nothing = np.zeros((24, 30), np.float32)
     filtered = CPU.matched_filter(frames, nothing, matched.taps, box_half=matched.box_half, sign=1.0)
     np.testing.assert_allclose(filtered.std(axis=0), matched.noise_gain(24, 30), rtol=0.05)
+
+
+def test_a_pixel_that_is_no_number_is_refused():
+    frames = np.random.default_rng(12).normal(20, 2, (12, 32, 48)).astype(np.float32)
+    frames[7, 3, 4] = np.nan
+    with pytest.raises(InputError, match="frame 7"):
+        localize(frames, acquisition=ACQUISITION)
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_frames_without_light_have_no_spots_and_spoil_no_other(level):
+    frames, _ = movie(n=40)
+    whole = localize(frames, acquisition=ACQUISITION)
+    dark = frames.copy()
+    dark[25:] = level
+    spots = localize(dark, acquisition=ACQUISITION)
+    assert not np.any(spots.frame >= 25)
+    before = whole.take(whole.frame < 25)
+    assert abs(len(spots) - len(before)) <= 0.03 * len(before)
+
+
+def test_clipping_of_12_bits_in_16_is_seen():
+    frames, _ = movie(n=4, peak=400.0)
+    deep = np.clip(frames.astype(np.uint16) * 17, 0, 4095)  # 255 becomes just 4335: clipped
+    assert calibrate_array(frames).saturation_dn == 254
+    assert calibrate_array(deep).saturation_dn == 4095
+
+
+def scene(structure, shift_per_frame=0.0, n=160):
+    rng = np.random.default_rng(13)
+    moved = [ndimage.shift(structure, (shift_per_frame * t, 0), order=3, mode="nearest") for t in range(n)]
+    return rng.poisson(np.clip(moved, 1, None)).astype(np.uint8)
+
+
+def test_drift_of_the_stage_is_seen_by_what_is_still():
+    rng = np.random.default_rng(14)
+    specks = sum(300 * oracles.pixel_gaussian((96, 96), *rng.uniform(15, 80, 2), 1.5) for _ in range(8)) + 20.0
+    steady, drifting = calibrate_array(scene(specks)), calibrate_array(scene(specks, 0.02))
+    assert steady.stage_drift_px == pytest.approx(0.0, abs=0.1)
+    assert drifting.stage_drift_px == pytest.approx(0.02 * 80, abs=0.2)
+    assert any("drift" in warning for warning in drifting.warnings)
+    assert np.isnan(calibrate_array(scene(np.full((96, 96), 20.0))).stage_drift_px)
+
+
+def test_a_bubble_is_a_large_object_and_a_gradient_is_none():
+    y, x = np.mgrid[:128, :128]
+    frames, _ = movie(n=120, shape=(128, 128), peak=60.0)
+    bubble = 60 * (np.hypot(y - 60, x - 60) < 20)
+    assert calibrate_array(frames).large_objects == 0
+    assert calibrate_array((frames + x // 4).astype(np.uint8)).large_objects == 0
+    assert calibrate_array(np.minimum(frames + bubble, 255).astype(np.uint8)).large_objects == 1
 
 
 def calibrate_array(frames):

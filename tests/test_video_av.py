@@ -231,6 +231,18 @@ def test_header_with_the_wrong_number_of_frames(tmp_path, promise, message):
         list(video.blocks(3))
 
 
+def test_header_with_the_wrong_frame_size(tmp_path):
+    path = tmp_path / "a.avi"
+    encode(path, noise(h=240, w=320), "rawvideo", "gray")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"strf") + 12  # width and height of the stream's format
+    assert struct.unpack("<ii", data[at : at + 8]) == (320, 240)
+    data[at : at + 8] = struct.pack("<ii", 160, 120)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="160×120 px"):
+        open_video(path)
+
+
 def test_header_without_a_number_is_counted(tmp_path):
     frames = noise()
     video = open_video(dib_avi(tmp_path / "v.avi", frames, palette=GREY_RAMP, promise=0))

@@ -74,6 +74,13 @@ class Displacements:
         steps: I32 = self.n_frames - np.int32(1)
         return steps
 
+    @property
+    def covariance_model(self) -> tuple[F64, F64, I32, F64, F64, F64, I64]:
+        """What `likelihood` and `innovations` of a backend take first: displacements and their covariance model."""
+        noise = self.noise
+        steps = self.step_y_um, self.step_x_um, self.gap
+        return (*steps, noise.variance_y, noise.variance_x, noise.blur, self.offsets)
+
     def __len__(self) -> int:
         return len(self.particle)
 

@@ -38,13 +38,7 @@ def likelihood_rows(d: Displacements, acquisition: Acquisition, protocol: Protoc
     """
     diffusion = acquisition.stokes_einstein_um2_s_nm / (size_grid_nm(protocol) * d.diffusion_scale)
     rows: F32 = backends.load(backend).likelihood(
-        d.step_y_um,
-        d.step_x_um,
-        d.gap,
-        d.noise.variance_y,
-        d.noise.variance_x,
-        d.noise.blur,
-        d.offsets,
+        *d.covariance_model,
         diffusion,
         frame_interval_s=acquisition.frame_interval_s,
     )
