@@ -45,6 +45,8 @@ def draw(video: Path, picture: Path) -> None:
     right.set(xlim=(300, 2200), title=title.format(*batch[["pooled_nm", "pooled_nm_lo", "pooled_nm_hi"]]))
     right.axvline(1000, color="k", ls="--", lw=1)
     for axes in (left, right):
+        # A band of narrow solutions can be many times as high as the curves.
+        axes.set_ylim(0, 1.6 * max(line.get_ydata().max() for line in axes.get_lines() if len(line.get_xdata()) > 2))
         axes.set(xlabel="hydrodynamic diameter (nm)", ylabel="density (1/nm)")
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=130)

@@ -21,6 +21,10 @@ _LENGTH_EDGES = (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 
 _POINTS = 240
 
 
+HEADROOM = 1.6
+"""Height of a chart of densities over its highest curve: a band of narrow solutions would flatten the curves."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """A linear axis: values from `lo` to `hi` lie between the positions `start` and `end` of the drawing."""
@@ -89,8 +93,9 @@ def size_curve(curve: Curve, limits: tuple[float, float]) -> str:
     shown = (curve.diameter_nm >= limits[0]) & (curve.diameter_nm <= limits[1])
     diameter = curve.diameter_nm[shown]
     density, lo, hi = (100 * np.nan_to_num(v[shown]) for v in (curve.density_per_nm, curve.lo, curve.hi))
-    top = max([*density, *hi], default=0.0)
-    y = _vertical(0, top if top > 0 else 1.0)
+    top = HEADROOM * max(density, default=0.0) or 1.0
+    lo, hi = np.minimum(lo, top), np.minimum(hi, top)
+    y = _vertical(0, top)
     x = _horizontal(*limits)
     rise = [(x.at(d), y.at(v)) for d, v in zip(diameter, hi, strict=True)]
     fall = [(x.at(d), y.at(v)) for d, v in zip(diameter, lo, strict=True)]

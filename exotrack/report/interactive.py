@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from exotrack.report.charts import HEADROOM
 from exotrack.report.document import BatchPart, Document
 from exotrack.report.read import Curve, Floats, Group, Study
 from exotrack.report.wording import weighting_label
@@ -97,7 +98,8 @@ def _figure(traces: list[Figure], limits: tuple[float, float], weighting: str, *
         "yaxis": {
             **axis,
             "title": {"text": f"% of particles per nm ({_literal(weighting)})"},
-            "rangemode": "tozero",
+            # From the curves: a band of narrow solutions can be many times as high, and would flatten them.
+            "range": [0.0, HEADROOM * max((max(t["y"], default=0.0) for t in traces if "name" in t), default=1.0)],
         },
         "updatemenus": [_axis_buttons(limits)],
     }

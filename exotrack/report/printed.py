@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from exotrack.report.charts import HEADROOM
 from exotrack.report.document import BatchPart, Document
 from exotrack.report.read import Curve, Group, Study
 from exotrack.report.wording import weighting_label
@@ -81,7 +82,8 @@ def _draw(axes: Any, part: BatchPart, curve: Curve, label: str) -> None:
 
 
 def _svg(figure: Any, axes: Any) -> str:
-    axes.set_ylim(bottom=0)
+    tops = [line.get_ydata().max() for line in axes.get_lines() if len(line.get_ydata())]
+    axes.set_ylim(0, HEADROOM * max(tops, default=1.0))
     if len(axes.get_legend_handles_labels()[1]) > _LEGEND_INSIDE:
         figure.legend(frameon=False, loc="outside right upper", fontsize=6)
     else:
