@@ -11,15 +11,12 @@ import json
 import math
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,15 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exotrack.errors import InputError
+from exotrack.lock import LOCK
 from exotrack.tables import Localizations, Particles, Table, Tracks
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
 VIDEO_TABLES = {"localizations": Localizations, "tracks": Tracks, "particles": Particles}
 """File name → table of each video's folder."""
-
-LOCK: Final = ".lock"
-"""File in a result folder while a run writes into it."""
 
 
 @contextmanager
@@ -143,91 +138,6 @@ def read_table(path: Path, kind: type[AnyTable]) -> AnyTable:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep other runs out of a result folder, which is made where it is missing, until the block ends.
-
-    The lock of a run of this machine that is no longer there is taken over.
-
-    Raises
-    ------
-    InputError
-        If another run holds the folder, or the folder cannot be written.
-    """
-    lock = out / LOCK
-    mine = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "born": _born(os.getpid()),
-    }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _drop_dead(lock)
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        other = _holder(lock)
-        pid, host, since = (other.get(name, "unknown") for name in ("pid", "host", "since"))
-        raise InputError(
-            f"{out}: another run (pid {pid} on {host}, since {since}) is writing into this folder; "
-            f"wait for it, or remove {LOCK} if it is gone"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(mine, stream)
-        yield
-    finally:
-        if _holder(lock) in (mine, {}):  # not one that was made after somebody removed ours
-            lock.unlink(missing_ok=True)
-
-
-def _holder(lock: Path) -> dict[str, Any]:
-    """What a lock says of its run; empty where it is missing or was just made."""
-    try:
-        holder = json.loads(lock.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _drop_dead(lock: Path) -> None:
-    """Remove the lock of a run of this machine that is no longer there."""
-    holder = _holder(lock)
-    if holder.get("host") != socket.gethostname() or _lives(holder):
-        return
-    aside = lock.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}{LOCK}")
-    with suppress(FileNotFoundError):  # another run was faster, and may have taken the lock already
-        os.replace(lock, aside)
-        if _holder(aside) != holder:
-            os.replace(aside, lock)
-    aside.unlink(missing_ok=True)
-
-
-def _lives(holder: Mapping[str, Any]) -> bool:
-    """Whether the process that made a lock of this machine is there; True where that cannot be told."""
-    pid = holder.get("pid")
-    if os.name != "posix" or not isinstance(pid, int) or pid < 1:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return holder.get("born") == _born(pid)
-
-
-def _born(pid: int) -> str | None:
-    """When a process started, in ticks since boot: a later one may bear the same number. None where unknown."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[19]
 
 
 def check(out: Path, video_ids: Collection[str], *, force: bool) -> None:

@@ -8,7 +8,7 @@ its unit and meaning as metadata.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntFlag
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -297,10 +297,3 @@ class SizeDistribution(Table):
     """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals."""
     replicates: F64 | None = None
     """Bootstrap replicates of the share per class, shape (n_replicates, n_classes); None if read back from a file."""
-
-
-def attributes_of(table: Table) -> dict[str, Any]:
-    """Fields of a table that are not columns."""
-    return {
-        f.name: getattr(table, f.name) for f in fields(table) if "dtype" not in f.metadata and f.default is not MISSING
-    }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import exotrack
-from exotrack import cli, storage
+from exotrack import cli, lock, storage
 from exotrack.cli import terminal
 from exotrack.errors import InputError
 
@@ -233,7 +233,7 @@ def test_what_fails_after_work_began_is_1(call, study, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_another_run_writes_is_2(call, study, tmp_path):
-    with storage.locked(tmp_path / "out"):
+    with lock.locked(tmp_path / "out"):
         code, _, err = call("run", study, "--out", tmp_path / "out")
         assert code == 2
         assert "another run (pid " in err

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exotrack as et
-from exotrack import report, samplesheet, storage
+from exotrack import lock, report, samplesheet, storage
 from exotrack.errors import BackendError, InputError, RunError
 from exotrack.pipeline import plan as planning
 from exotrack.pipeline import pool, provenance, schedule, work
@@ -335,7 +335,7 @@ def test_what_fails_after_work_began_is_no_input_error(small, monkeypatch, error
     with pytest.raises(RunError, match=r"^it cannot be pooled$"):
         et.run(small, small.parent / "out", QUICK)
     assert storage.read_record(small.parent / "out" / "videos" / "a")
-    assert not (small.parent / "out" / storage.LOCK).exists()
+    assert not (small.parent / "out" / lock.LOCK).exists()
 
 
 # One run at a time ---------------------------------------------------------------------------------------------------
@@ -353,17 +353,17 @@ def test_a_second_run_into_the_same_folder_is_refused(study, tmp_path, no_report
     results = et.run(study, tmp_path / "out", QUICK, progress=try_again)
     assert refused
     assert not results.failures
-    assert not (tmp_path / "out" / storage.LOCK).exists()
+    assert not (tmp_path / "out" / lock.LOCK).exists()
 
 
 def test_an_interrupted_run_leaves_no_lock(study, tmp_path, no_report):
     def interrupt(*_):
-        assert (tmp_path / "out" / storage.LOCK).is_file()
+        assert (tmp_path / "out" / lock.LOCK).is_file()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         et.run(study, tmp_path / "out", QUICK, progress=interrupt)
-    assert not (tmp_path / "out" / storage.LOCK).exists()
+    assert not (tmp_path / "out" / lock.LOCK).exists()
 
 
 def test_blanks_may_be_empty_and_are_not_pooled(study, tmp_path, no_report):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exotrack import storage
+from exotrack import lock, storage
 from exotrack.errors import InputError
 from exotrack.tables import Localizations, Particles, Tracks
 
@@ -84,33 +84,33 @@ def lock_of(pid: object, host: str, **more: object) -> str:
 
 def test_a_locked_folder_is_ours_alone(tmp_path):
     out = tmp_path / "out"
-    with storage.locked(out):
-        held = json.loads((out / storage.LOCK).read_text())
+    with lock.locked(out):
+        held = json.loads((out / lock.LOCK).read_text())
         assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
         words = rf"another run \(pid {held['pid']} on {held['host']}, since .*\) .* or remove \.lock if it is gone"
-        with pytest.raises(InputError, match=words), storage.locked(out):
+        with pytest.raises(InputError, match=words), lock.locked(out):
             pass
         storage.check(out, {"v1"}, force=False)  # the lock is no foreign file
         storage.begin(out, {"v1"}, {"exotrack": "0"})
-        assert (out / storage.LOCK).is_file()
-    assert not (out / storage.LOCK).exists()
-    with suppress(KeyboardInterrupt), storage.locked(out):
+        assert (out / lock.LOCK).is_file()
+    assert not (out / lock.LOCK).exists()
+    with suppress(KeyboardInterrupt), lock.locked(out):
         raise KeyboardInterrupt
-    assert not (out / storage.LOCK).exists()
+    assert not (out / lock.LOCK).exists()
 
 
 def test_the_lock_of_a_dead_run_is_taken_over(tmp_path):
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    (tmp_path / storage.LOCK).write_text(lock_of(int(process.stdout), socket.gethostname()))
-    with storage.locked(tmp_path):
-        assert json.loads((tmp_path / storage.LOCK).read_text())["pid"] == os.getpid()
+    (tmp_path / lock.LOCK).write_text(lock_of(int(process.stdout), socket.gethostname()))
+    with lock.locked(tmp_path):
+        assert json.loads((tmp_path / lock.LOCK).read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not say when a process started")
 def test_a_number_that_another_process_bears_now_is_a_dead_run(tmp_path):
-    (tmp_path / storage.LOCK).write_text(lock_of(os.getpid(), socket.gethostname(), born="1"))
-    with storage.locked(tmp_path):
+    (tmp_path / lock.LOCK).write_text(lock_of(os.getpid(), socket.gethostname(), born="1"))
+    with lock.locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -119,31 +119,31 @@ def test_a_number_that_another_process_bears_now_is_a_dead_run(tmp_path):
     "content", ["", "{", "[]", lock_of(1, "elsewhere"), lock_of("x", socket.gethostname()), lock_of(0, "")]
 )
 def test_a_lock_that_may_be_alive_is_left_alone(tmp_path, content):
-    (tmp_path / storage.LOCK).write_text(content)
-    with pytest.raises(InputError, match="another run"), storage.locked(tmp_path):
+    (tmp_path / lock.LOCK).write_text(content)
+    with pytest.raises(InputError, match="another run"), lock.locked(tmp_path):
         pass
-    assert (tmp_path / storage.LOCK).read_text() == content
+    assert (tmp_path / lock.LOCK).read_text() == content
 
 
 def test_a_lock_that_was_faster_is_given_back(tmp_path, monkeypatch):
     dead, live = lock_of(-1, "here"), lock_of(1, "elsewhere")
-    (tmp_path / storage.LOCK).write_text(dead)
+    (tmp_path / lock.LOCK).write_text(dead)
 
     def lives(_):
-        (tmp_path / storage.LOCK).write_text(live)
+        (tmp_path / lock.LOCK).write_text(live)
         return False
 
-    monkeypatch.setattr(storage.socket, "gethostname", lambda: "here")
-    monkeypatch.setattr(storage, "_lives", lives)
-    with pytest.raises(InputError, match="pid 1 on elsewhere"), storage.locked(tmp_path):
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(lock, "_lives", lives)
+    with pytest.raises(InputError, match="pid 1 on elsewhere"), lock.locked(tmp_path):
         pass
-    assert (tmp_path / storage.LOCK).read_text() == live
+    assert (tmp_path / lock.LOCK).read_text() == live
 
 
 def test_a_removed_lock_does_not_cost_the_next_run_its_own(tmp_path):
-    with storage.locked(tmp_path):
-        (tmp_path / storage.LOCK).write_text(lock_of(1, "elsewhere"))
-    assert (tmp_path / storage.LOCK).is_file()
+    with lock.locked(tmp_path):
+        (tmp_path / lock.LOCK).write_text(lock_of(1, "elsewhere"))
+    assert (tmp_path / lock.LOCK).is_file()
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):

@@ -7,11 +7,10 @@ and load it inside the task.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any
 
 from exotrack.errors import BackendError
 
-BackendName = Literal["auto", "cpu", "cuda"]
 NAMES = ("auto", "cpu", "cuda")
 
 

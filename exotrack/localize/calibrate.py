@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from exotrack.localize.matched import ROUNDING_NOISE, TILE, MatchedFilter, pixel_noise
 from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
-from exotrack.tables import F32, F64, I32, Array, SpotModel
+from exotrack.tables import F32, F64, I32, Array, SpotFlag, SpotModel
 
 SAMPLES = 12
 """Frames of a window from which the noise and the gain are estimated."""
@@ -215,7 +215,7 @@ def _spot_width(samples: Array, sign: float, backend: Any) -> float | None:
         )  # fmt: skip
         clean = flag == 0
         if clean.sum() < 5:
-            clean = (flag & 8) == 0
+            clean = (flag & SpotFlag.SEED_ONLY) == 0
         if clean.sum() < 3:
             break
         # A filter up to 1.8 times too wide costs little, one that is too narrow much: the median of all depths serves.

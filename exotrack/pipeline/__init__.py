@@ -20,6 +20,7 @@ from dask.delayed import delayed
 
 from exotrack import backends, samplesheet, storage
 from exotrack.errors import ExotrackError, InputError, RunError
+from exotrack.lock import locked
 from exotrack.pipeline import pool, work
 from exotrack.pipeline.plan import Job, plan_videos
 from exotrack.pipeline.provenance import device, software
@@ -94,7 +95,7 @@ def run(
     jobs = plan_videos(study, out, protocol, backend=name, force=force, block_frames=block_frames)
     known = {row.video_id for row in study}
     storage.check(out, known, force=force)  # a lock has no business in a folder that is not ours
-    with connect(scheduler, workers) as engine, storage.locked(out):
+    with connect(scheduler, workers) as engine, locked(out):
         storage.check(out, known, force=force)  # another run may have written meanwhile
         storage.begin(out, known, {**software(), "started_utc": _stamp(started)})
         storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())

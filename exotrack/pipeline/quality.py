@@ -113,7 +113,7 @@ def _spots(evidence: Evidence) -> Iterator[Flag]:
     if crowded > 2 * SHARE_HIGH:
         yield _warning(
             "crowded",
-            f"{crowded:.0%} of the spots have a neighbour within three widths: dilute the sample further.",
+            f"{crowded:.0%} of the spots have a neighbour within four widths: dilute the sample further.",
         )
     for warning in model.warnings:
         yield _warning("image", f"{warning[:1].upper()}{warning[1:]}".rstrip(".") + ".")
