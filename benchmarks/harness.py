@@ -9,12 +9,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("exotrack", "numpy", "numba", "scipy", "trackpy", "scikit-image")
+PACKAGES = ("exotrack", "numpy", "numba", "scipy", "trackpy", "scikit-image", "picassosr")
 
 
 def environment() -> dict[str, Any]:
@@ -28,29 +30,54 @@ def environment() -> dict[str, Any]:
         "processor": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
         "commit": commit.stdout.strip() or None,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
+def installed(package: str) -> str | None:
+    """Version of a package; None where a peer is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def cpu_seconds(call: Callable[[], Any], repeats: int = 3) -> float:
     """Least CPU time of the process over some calls after a first one that compiles and warms up, s."""
+    return _least(time.process_time, call, repeats)
+
+
+def wall_seconds(call: Callable[[], Any], repeats: int = 3) -> float:
+    """Least wall time over some calls after a first one that compiles and warms up, s."""
+    return _least(time.perf_counter, call, repeats)
+
+
+def _least(clock: Callable[[], float], call: Callable[[], Any], repeats: int) -> float:
     call()
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = clock()
         call()
-        times.append(time.process_time() - start)
+        times.append(clock() - start)
     return min(times)
 
 
+def read_seconds(size: int) -> float:
+    """Time per byte to read memory once on one core, s; the size in bytes is to be beyond all caches."""
+    memory = np.ones(size, np.uint8).view(np.uint64)
+    return min(cpu_seconds(memory.sum), cpu_seconds(memory.max)) / size
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows with equal keys as a Markdown table, floats to three significant digits."""
+    """Rows with equal keys as a Markdown table, floats to three significant digits; None is an empty cell."""
     head = list(rows[0])
 
     def shown(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return "" if value is None else str(value)
 
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(shown(row[key]) for key in head) + " |" for row in rows])

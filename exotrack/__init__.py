@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exotrack import tables as tables  # noqa: TC004  # __all__ is made from names
     from exotrack.acquisition import Acquisition as Acquisition
+    from exotrack.camera import Camera as Camera
     from exotrack.diffusion import measure as measure
     from exotrack.link import link as link
     from exotrack.localize import localize as localize
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Acquisition": "acquisition",
+    "Camera": "camera",
     "Protocol": "protocol",
     "link": "link",
     "localize": "localize",

@@ -47,7 +47,9 @@ class LocalizeSection(Section):
     """Bright spots on dark, dark spots on bright, or decided from the skewness of the video."""
     psf_sigma_px: Positive | Literal["auto"] = "auto"
     """s.d. of a typical spot in pixels, or estimated from the video."""
-    false_alarms_per_frame: Positive = 0.1
+    width: Literal["free", "fixed"] = "free"
+    """Fit the width of each spot, or take the typical one for all."""
+    false_alarms_per_frame: Positive = 0.02
     """Expected number of spots per frame in pure noise; this, not a grey level, sets the threshold."""
     background_s: Positive = 10.0
     """Length of the windows of the global time grid on which the still background is a temporal median."""

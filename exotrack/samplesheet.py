@@ -50,7 +50,7 @@ NUMBERS: Final[dict[str, Range]] = {
 }
 """Columns that hold numbers, each with the values it may take."""
 TEXTS: Final = (
-    *("role", "polarity", "medium", "position", "channel"),
+    *("role", "polarity", "medium", "position", "channel", "camera"),
     *("donor", "cell_type", "isolation", "operator", "instrument"),
 )
 """Columns that hold words, beside the required ones."""
@@ -59,6 +59,7 @@ RECORDING: Final = (
     "medium",
     "position",
     "channel",
+    "camera",
 )
 """Columns that say how a video was recorded, and so can change its results."""
 
@@ -81,7 +82,8 @@ class Row:
     polarity: str | None
     """"auto", "bright" or "dark" in place of the protocol's; None leaves the protocol's."""
     settings: Mapping[str, float | str]
-    """How the video was recorded, as far as the sheet states it: the filled-in columns among `RECORDING`."""
+    """How the video was recorded, as far as the sheet states it: the filled-in columns among `RECORDING`. The file of
+    the camera's maps has its absolute path."""
     columns: Mapping[str, str]
     """All cells as written, unknown columns included, in the order of the sheet."""
 
@@ -108,7 +110,7 @@ def read(path: str | Path) -> SampleSheet:
     path : str or Path
         CSV file with a header; cells separated by commas, semicolons or tabs; UTF-8 (with or without a byte
         order mark), UTF-16 with one, or Windows-1252. In a sheet separated by semicolons or tabs a decimal
-        comma is understood. Empty lines are skipped. Relative video paths are relative to the sheet.
+        comma is understood. Empty lines are skipped. Relative paths of videos and cameras are relative to the sheet.
 
     Returns
     -------
@@ -244,6 +246,8 @@ def _row(path: Path, line: int, cells: dict[str, str], decimal_comma: bool, faul
     if medium and medium not in MEDIA and "viscosity_mpa_s" not in numbers:
         fault("medium", f"its viscosity is unknown (known: {', '.join(MEDIA)}); fill in viscosity_mpa_s")
     words = {name: cells[name] for name in RECORDING if name not in NUMBERS and cells.get(name)}
+    if "camera" in words:
+        words["camera"] = _locate_camera(path.parent, words["camera"], fault)
     return Row(
         video_id="",
         video=_locate(path.parent, cells["video"], fault),
@@ -306,6 +310,14 @@ def _locate(folder: Path, video: str, fault: Fault) -> str:
     path = (folder / Path(video).expanduser()).resolve()
     if not path.exists() and not (glob.has_magic(video) and glob.glob(str(path))):
         fault("video", f"not found; looked for {path}")
+    return str(path)
+
+
+def _locate_camera(folder: Path, camera: str, fault: Fault) -> str:
+    """Absolute path of the file of a camera's maps."""
+    path = (folder / Path(camera).expanduser()).resolve()
+    if not path.is_file():
+        fault("camera", f"not found; looked for {path}, the .npz file of the camera's maps")
     return str(path)
 
 

@@ -40,6 +40,12 @@ class SpotFlag(IntFlag):
     """The fit did not improve on the log-quadratic seed: the position is the seed, its error is inflated."""
     DEFOCUSED = 16
     """The spot is more than 1.6 times as wide as the typical one of this video."""
+    FAINT = 32
+    """Below the threshold: kept because a particle was here in the frame before or after."""
+    RING = 64
+    """The image of a particle far out of focus: its centre is that of radial symmetry."""
+    POOR_FIT = 128
+    """The pixels do not fit a spot on a constant background (χ² per degree of freedom beyond chance, p < 0.001)."""
 
 
 class ParticleFlag(IntFlag):
@@ -196,6 +202,12 @@ class SpotModel:
     """Distance that still structure moves within half of the first window, px; NaN where there is none to follow."""
     large_objects: int = 0
     """Still objects that are much larger than a spot."""
+    further_sigmas_px: tuple[float, ...] = ()
+    """Further widths at which spots are looked for, px: particles out of focus."""
+    skew_dn: float = 0.0
+    """Third over second cumulant of the noise per pixel, DN: its tail is that of photons, not that of a normal one."""
+    pedestal_dn: float = 0.0
+    """Grey level that is taken off frames of real numbers before they are filtered, DN; it bears on rounding alone."""
     warnings: tuple[str, ...] = ()
     """Faults of the video that bear on localization, in words."""
 
@@ -217,6 +229,7 @@ class Localizations(Table):
     y_err: F32 = column("float32", "px", "standard error of y from the Fisher matrix")
     x_err: F32 = column("float32", "px", "standard error of x from the Fisher matrix")
     flag: U16 = column("uint16", "", "bits of SpotFlag; 0 is a clean spot")
+    chi2: F32 = column("float32", "", "squared normalised residuals per degree of freedom of the fit; 1 for a good one")
     model: SpotModel | None = field(default=None, kw_only=True)
 
 

@@ -49,10 +49,14 @@ def inspect(
 
 
 def _show_metadata(source: Video) -> None:
+    from exotrack.video.calibration import CameraFile
+
     frames, height, width = source.shape
     rows = [["size", f"{frames} frames of {width}×{height} px, {source.dtype}", "container"]]
     rows += [[name, str(value), "container"] for name, value in source.container.items()]
     rows += [[name, _shown(value), origin] for name, (value, origin) in source.metadata.items()]
+    if isinstance(source.calibration, CameraFile):
+        rows += [["camera", str(source.calibration.path), source.calibration.origin]]
     rows += [[name, "NOT STATED", "needed for sizes"] for name in NEEDED if name not in source.metadata]
     terminal.table(str(source.path), ["what", "value", "origin"], rows)
 

@@ -1,86 +1,77 @@
-"""What a video tells about itself: polarity, width of the spots, still background, noise, gain, saturation."""
+"""What a video tells about itself: polarity, widths of the spots, still background, noise, gain, saturation."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
-from exotrack.localize.matched import ROUNDING_NOISE, TILE, MatchedFilter, pixel_noise
+from exotrack.camera import Camera
+from exotrack.localize import trouble
+from exotrack.localize.matched import MatchedFilter
+from exotrack.localize.noise import (
+    SAMPLES,
+    Tiles,
+    WindowState,
+    filtered_pair,
+    least_noise,
+    pixel_noise,
+    sample,
+    window_state,
+)
 from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
-from exotrack.tables import F32, F64, I32, Array, SpotFlag, SpotModel
+from exotrack.tables import F32, F64, I32, U16, Array, SpotFlag, SpotModel
 
-SAMPLES = 12
-"""Frames of a window from which the noise and the gain are estimated."""
+GAIN_SAMPLES = 12
+"""Frames of a window from whose spots the growth of the noise with the signal is estimated."""
 SCALE_SAMPLES = 5
 """Frames of the first window from which the polarity and the width are estimated, at every scale."""
 SCALES = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0)
 """Widths tried before the refinement of the width, px."""
 STILL_FRAMES = 100
 """Fewest frames that can tell a still background from particles that have not moved yet."""
-STAGE_DRIFT = 0.5
-"""Distance over half a window beyond which the stage is said to drift, px."""
 MEDIAN_OF_SQUARE = 0.4549
 """Median of the square of a standard normal number."""
 SURE = 6.0
 """Signal-to-noise ratio above which a maximum is a spot beyond doubt, at any scale."""
+WIDER = 1.7
+"""Ratio of one width to the next where a video shows spots out of focus."""
+WIDER_SHARE = 0.03
+"""Share of the sure spots that must stand out more at a further width for it to be used."""
+WIDER_GAIN = 1.15
+"""Factor by which they must stand out more."""
+
+Detections = tuple[I32, F32, F32, F32]
 
 
-@dataclass(frozen=True)
-class WindowState:
-    """Background and noise of one window of the time grid."""
-
-    background: F32
-    """Still background, DN; zeros where none is subtracted."""
-    filtered_noise: F32
-    """s.d. of the noise after the matched filter, DN."""
-    pixel_noise: F32
-    """s.d. of the noise per pixel that explains it, DN."""
-
-
-def sample(frames: Array, count: int) -> Array:
-    """About `count` frames, evenly spread."""
-    return frames[np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64))]
-
-
-def window_state(
-    frames: Array, model: SpotModel, matched: MatchedFilter, settings: LocalizeSection, backend: Any
-) -> WindowState:
-    """Background and noise of a window, from frames sampled evenly in it."""
-    background = np.zeros(frames.shape[1:], np.float32)
-    if model.still_background and len(frames) >= 3:
-        background = backend.still_background(sample(frames, settings.background_frames))
-    filtered = backend.matched_filter(
-        sample(frames, SAMPLES),
-        background,
-        matched.taps,
-        box_half=matched.box_half,
-        sign=_sign(model.polarity),
-    )
-    noise = pixel_noise(filtered, matched)
-    # A still bright speck is subtracted, but its shot noise stays.
-    speck = np.maximum(background - uniform_filter(background, size=TILE, mode="nearest"), 0.0)
-    noise = np.sqrt(noise**2 + model.gain_dn * speck)
-    return WindowState(background, noise * matched.noise_gain(*noise.shape), noise)
-
-
-def calibrate(frames: Array, settings: LocalizeSection, *, backend: Any, bit_depth: int | None = None) -> SpotModel:
+def calibrate(
+    frames: Array,
+    settings: LocalizeSection,
+    reach_px: float,
+    *,
+    backend: Any,
+    bit_depth: int | None = None,
+    camera: Camera | None = None,
+) -> SpotModel:
     """Learn a video's spot model from its first window.
 
     Parameters
     ----------
     frames : uint8, uint16 or float32 array, shape (n, height, width)
-        The frames of the first window.
+        The frames of the first window; in electrons where there is a camera.
     settings : LocalizeSection
         A polarity or width given there is taken as it is.
+    reach_px : float
+        Distance within which a particle is looked for in the next frame, px.
     backend : module
         A loaded backend.
     bit_depth : int, optional
         Significant bits per pixel; that of the dtype if not given.
+    camera : Camera, optional
+        Its calibration, if known.
 
     Returns
     -------
@@ -88,71 +79,51 @@ def calibrate(frames: Array, settings: LocalizeSection, *, backend: Any, bit_dep
         Where the frames hold no spot, the width is 1.3 px and a warning says so.
     """
     warnings: list[str] = []
-    samples = sample(frames, SAMPLES)
+    samples = sample(frames, GAIN_SAMPLES)
     few = sample(frames, SCALE_SAMPLES)
+    look = _Look(few, 0.0 if np.issubdtype(frames.dtype, np.integer) else float(np.median(few[:, ::4, ::4])), backend)
     polarity = settings.polarity
     if polarity == "auto":
-        strength = {sign: max(_strength(few, s, sign, backend) for s in (1.1, 3.0)) for sign in (1.0, -1.0)}
+        strength = {sign: max(look.strength(s, sign) for s in (1.1, 3.0)) for sign in (1.0, -1.0)}
         polarity = "bright" if strength[1.0] >= strength[-1.0] else "dark"
-    sign = _sign(polarity)
+    sign = 1.0 if polarity == "bright" else -1.0
+    limit = min(saturation_level(frames.dtype, bit_depth), _reached_limit(samples))
     if settings.psf_sigma_px == "auto":
-        sigma = _spot_width(few, sign, backend)
+        sigma = look.spot_width(sign, limit)
         if sigma is None:
             sigma = 1.3
             warnings.append("no spot stands out in the first seconds: a width of 1.3 px was assumed")
+        further = look.further_widths(sigma, sign)
     else:
-        sigma = float(settings.psf_sigma_px)
-    matched = MatchedFilter.for_sigma(sigma)
-    still = _look_at_still(frames, matched, sign, settings.background_frames, backend)
+        sigma, further = float(settings.psf_sigma_px), ()
     height, width = frames.shape[1:]
     model = SpotModel(
         polarity=polarity,
         sigma_px=sigma,
-        threshold=matched.threshold(settings.false_alarms_per_frame, height * width),
-        still_background=still.usable,
+        threshold=MatchedFilter.for_sigma(sigma).threshold(settings.false_alarms_per_frame, height * width),
+        still_background=False,
         noise_dn=0.0,
         gain_dn=0.0,
-        saturated_share=0.0,
-    )
-    state = window_state(frames, model, matched, settings, backend)
-    noise = float(np.median(state.pixel_noise))
-    limit = min(saturation_level(frames.dtype, bit_depth), _reached_limit(samples))
-    saturated = float(np.mean(samples >= limit)) if math.isfinite(limit) else 0.0
-    if noise <= 1.01 * ROUNDING_NOISE and np.issubdtype(frames.dtype, np.integer):
-        warnings.append(
-            "the noise is below one grey level: the camera's gain is too low to see it, faint spots are lost"
-        )
-    if saturated > 1e-3:
-        warnings.append(
-            f"{saturated:.1%} of the pixels are saturated: masses are too small, shorten the exposure or lower the gain"
-        )
-    if still.drift_px > STAGE_DRIFT:
-        warnings.append(f"what is still moves by {still.drift_px:.1f} px within the first seconds: the stage drifts")
-    if still.objects_px:
-        warnings.append(
-            f"{len(still.objects_px)} still object(s) of up to {still.objects_px[0]:.0f} px are no particles: "
-            "look for bubbles, fibres and glare"
-        )
-    dark = float(np.mean(samples == 0)) if np.issubdtype(frames.dtype, np.integer) else 0.0
-    if dark > 0.05:
-        warnings.append(
-            f"{dark:.0%} of the pixels are clipped at black: noise is cut off there, and more false spots are found "
-            "than asked for; raise the camera's offset"
-        )
-    if float(samples.max()) == float(samples.min()):
-        warnings.append("the first seconds are uniform: every pixel has the same value")
-    return SpotModel(
-        polarity=polarity,
-        sigma_px=sigma,
-        threshold=model.threshold,
-        still_background=still.usable,
-        noise_dn=noise,
-        gain_dn=_gain(samples, state, model, matched, limit, backend),
-        saturated_share=saturated,
+        saturated_share=float(np.mean(samples >= limit)) if math.isfinite(limit) else 0.0,
         saturation_dn=limit,
+        further_sigmas_px=further,
+        pedestal_dn=look.pedestal,
+    )
+    still = _look_at_still(frames, model, settings.background_frames, backend)
+    model = replace(model, still_background=still.usable)
+    model = replace(model, skew_dn=_skew(samples, model, backend))
+    state = window_state(frames, model, settings, reach_px, backend=backend, camera=camera)
+    gain = _gain(samples, state, model, backend)
+    if gain is None:
+        gain = camera.excess if camera is not None else 0.0
+    noise = float(np.median(np.sqrt(state.variance)))
+    return replace(
+        model,
+        noise_dn=noise,
+        gain_dn=gain,
         stage_drift_px=still.drift_px,
         large_objects=len(still.objects_px),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *trouble.warnings(frames, samples, model, noise, still.drift_px, still.objects_px)),
     )
 
 
@@ -167,60 +138,90 @@ def saturation_level(dtype: Any, bit_depth: int | None) -> float:
 def _reached_limit(samples: Array) -> float:
     """Upper end of 10, 12 or 14 bits where many pixels are just there: such data often come in 16 bits."""
     top = float(samples.max())
-    many = float(np.mean(samples == samples.max())) > 1e-4
-    return top if many and top in (1023.0, 4095.0, 16383.0) else math.inf
+    if top not in (1023.0, 4095.0, 16383.0):
+        return math.inf
+    return top if float(np.mean(samples == samples.max())) > 1e-4 else math.inf
 
 
-def _sign(polarity: str) -> float:
-    return 1.0 if polarity == "bright" else -1.0
+@dataclass(frozen=True)
+class _Look:
+    """A first look at a few frames, without any background, with the same noise assumed everywhere."""
 
+    frames: Array
+    pedestal: float
+    backend: Any
 
-def _detections(
-    samples: Array, matched: MatchedFilter, sign: float, backend: Any
-) -> tuple[F32, tuple[I32, F32, F32, F32]]:
-    """Pixel noise, the same everywhere, and sure spots of the samples."""
-    nothing = np.zeros(samples.shape[1:], np.float32)
-    filtered = backend.matched_filter(samples, nothing, matched.taps, box_half=matched.box_half, sign=sign)
-    gain = matched.noise_gain(samples.shape[1], samples.shape[2])
-    # Every third pixel along both axes: neighbours are correlated and add little.
-    typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::3, ::3]))
-    noise = np.full(nothing.shape, max(typical, ROUNDING_NOISE), np.float32)
-    found = backend.detect(
-        samples, nothing, 1.0 / (noise * gain), matched.taps,
-        box_half=matched.box_half, sign=sign, threshold=SURE, peak_half=matched.peak_half,
-    )  # fmt: skip
-    return noise, found
-
-
-def _strength(samples: Array, sigma: float, sign: float, backend: Any) -> float:
-    """Sum of squared signal-to-noise ratios of the sure spots: how much there is to see at a scale."""
-    _, (_, _, _, snr) = _detections(samples, MatchedFilter.for_sigma(sigma), sign, backend)
-    return float((snr.astype(np.float64) ** 2).sum())
-
-
-def _spot_width(samples: Array, sign: float, backend: Any) -> float | None:
-    """Median fitted width of the sure, solitary spots, starting from the scale at which most is to be seen."""
-    smallest = min(samples.shape[1:])
-    strengths = [_strength(samples, s, sign, backend) for s in SCALES if 10 * s < smallest]
-    if not strengths or max(strengths) == 0.0:
-        return None
-    sigma = SCALES[int(np.argmax(strengths))]
-    nothing = np.zeros(samples.shape[1:], np.float32)
-    for _ in range(3):
+    def detections(self, sigma: float, sign: float) -> tuple[MatchedFilter, float, Detections]:
+        """The filter for a width, the s.d. of the noise per pixel, and the sure spots."""
         matched = MatchedFilter.for_sigma(sigma)
-        noise, (frame, y, x, _) = _detections(samples, matched, sign, backend)
-        values, flag = backend.refine(
-            samples, nothing, noise, frame, y, x,
-            sign=sign, sigma=sigma, gain=0.0, half=matched.fit_half, saturation=saturation_level(samples.dtype, None),
+        options: dict[str, Any] = {"box_half": matched.box_half, "step": matched.step, "pedestal": self.pedestal}
+        gain = matched.noise_gain(*self.frames.shape[1:])
+        spacing = max(3 // matched.step, 1)  # neighbours are correlated and add little
+        filtered = self.backend.matched_filter(self.frames[:3], matched.taps, **options)
+        typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::spacing, ::spacing]))
+        noise = max(typical, least_noise(self.frames.dtype), 1e-6)
+        nothing = np.zeros(gain.shape, np.float32)
+        frame, y, x, snr = self.backend.detect(
+            self.frames, nothing, 1.0 / (np.float32(noise) * gain), np.float32(SURE * noise * matched.seen) * gain,
+            matched.taps, sign=sign, **options,
         )  # fmt: skip
-        clean = flag == 0
-        if clean.sum() < 5:
-            clean = (flag & SpotFlag.SEED_ONLY) == 0
-        if clean.sum() < 3:
-            break
-        # A filter up to 1.8 times too wide costs little, one that is too narrow much: the median of all depths serves.
-        sigma = float(np.clip(np.median(values[5][clean]), 0.5, smallest / 12))
-    return sigma
+        sure = snr > SURE
+        return matched, noise, (frame[sure], y[sure], x[sure], snr[sure])
+
+    def strength(self, sigma: float, sign: float) -> float:
+        """Sum of squared signal-to-noise ratios of the sure spots: how much there is to see at a scale."""
+        _, _, (_, _, _, snr) = self.detections(sigma, sign)
+        return float((snr.astype(np.float64) ** 2).sum())
+
+    def spot_width(self, sign: float, limit: float) -> float | None:
+        """Median fitted width of the sure, solitary spots, starting from the scale at which most is to be seen."""
+        smallest = min(self.frames.shape[1:])
+        strengths = [self.strength(s, sign) for s in SCALES if 10 * s < smallest]
+        if not strengths or max(strengths) == 0.0:
+            return None
+        sigma = SCALES[int(np.argmax(strengths))]
+        nothing = np.zeros(self.frames.shape[1:], np.float32)
+        for _ in range(3):
+            matched, noise, (frame, y, x, _) = self.detections(sigma, sign)
+            values, flag = self.backend.refine(
+                self.frames, nothing, np.full(nothing.shape, noise**2, np.float32), frame, y, x, sign=sign,
+                sigma=sigma, gain=0.0, half=matched.fit_half, saturation=limit, free_width=True,
+            )  # fmt: skip
+            clean = flag == 0
+            if clean.sum() < 5:
+                clean = (flag & SpotFlag.SEED_ONLY) == 0
+            if clean.sum() < 3:
+                break
+            # A filter up to 1.8 times too wide costs little, one that is too narrow much: the median of all depths
+            # serves.
+            before, sigma = sigma, float(np.clip(np.median(values[5][clean]), 0.5, smallest / 12))
+            if abs(sigma / before - 1.0) < 0.02:
+                break
+        return sigma
+
+    def further_widths(self, sigma: float, sign: float) -> tuple[float, ...]:
+        """Widths beyond the typical one at which some of the spots stand out much more: particles out of focus."""
+        smallest = min(self.frames.shape[1:])
+        _, _, finest = self.detections(sigma, sign)
+        further: list[float] = []
+        for power in (1, 2):
+            wider = sigma * WIDER**power
+            if 10 * wider > smallest or not len(finest[0]):
+                break
+            _, _, (frame, y, x, snr) = self.detections(wider, sign)
+            more = sum(
+                float(at_snr) > WIDER_GAIN * _highest_near(finest, t, at_y, at_x, 2.0 * wider)
+                for t, at_y, at_x, at_snr in zip(frame, y, x, snr, strict=True)
+            )
+            if more > WIDER_SHARE * len(finest[0]):
+                further.append(wider)
+        return tuple(further)
+
+
+def _highest_near(spots: Detections, frame: int, y: float, x: float, reach: float) -> float:
+    """Highest signal-to-noise ratio of the spots within reach; that of a barely sure spot where there is none."""
+    near = (spots[0] == frame) & ((spots[1] - y) ** 2 + (spots[2] - x) ** 2 < reach * reach)
+    return float(spots[3][near].max(initial=SURE))
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class _Still:
     """Equivalent diameters of still objects much larger than a spot."""
 
 
-def _look_at_still(frames: Array, matched: MatchedFilter, sign: float, count: int, backend: Any) -> _Still:
+def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) -> _Still:
     """Compare the still backgrounds of the two halves of a window.
 
     They must show the same: their filtered difference is compared with what noise explains. Slow particles sit
@@ -243,69 +244,77 @@ def _look_at_still(frames: Array, matched: MatchedFilter, sign: float, count: in
     """
     if len(frames) < STILL_FRAMES:
         return _Still(False, math.nan, [])
+    matched = MatchedFilter.for_sigma(model.sigma_px)
+    sign = 1.0 if model.polarity == "bright" else -1.0
     middle = len(frames) // 2
     halves = np.stack([backend.still_background(sample(part, count)) for part in (frames[:middle], frames[middle:])])
     nothing = np.zeros(frames.shape[1:], np.float32)
-    filtered = backend.matched_filter(halves, nothing, matched.taps, box_half=matched.box_half, sign=sign)
-    single = backend.matched_filter(sample(frames, 2), halves[0], matched.taps, box_half=matched.box_half, sign=sign)
-    gain = matched.noise_gain(frames.shape[1], frames.shape[2])
-    noise = max(1.4826 * float(np.median(np.abs(single) / gain)), ROUNDING_NOISE)
+    filtered, _ = filtered_pair(halves, nothing, model, matched, sign, backend)
+    single, _ = filtered_pair(sample(frames, 2), nothing, model, matched, sign, backend)
+    gain = matched.noise_gain(*frames.shape[1:])
+    noise = max(1.4826 * float(np.median(np.abs(single - filtered[0]) / gain)), least_noise(frames.dtype))
     # Where spots remain, they show in the tail: compare the outermost per mille with the noise of single frames.
     usable = bool(np.quantile(np.abs(filtered[1] - filtered[0]) / gain, 0.999) < 3.0 * noise)
+    noise_of_mean = noise / math.sqrt(min(count, middle))
     return _Still(
         usable,
-        stage_drift_px(filtered[0] / gain, filtered[1] / gain, noise / math.sqrt(min(count, middle))),
-        large_objects(halves[0], matched, sign, noise / math.sqrt(min(count, middle))),
+        stage_drift_px(filtered[0] / gain, filtered[1] / gain, noise_of_mean) * matched.step,
+        large_objects(halves[0], matched, sign, noise_of_mean),
     )
 
 
-def _gain(
-    samples: Array, state: WindowState, model: SpotModel, matched: MatchedFilter, limit: float, backend: Any
-) -> float:
-    """Growth of the noise variance with the signal, from the residuals of fitted spots; 0 where there are too few.
+def _skew(samples: Array, model: SpotModel, backend: Any) -> float:
+    """Third over second cumulant of the noise in quiet places, DN: for photons alone the camera's DN per electron."""
+    matched = MatchedFilter.for_sigma(model.sigma_px)
+    sign = 1.0 if model.polarity == "bright" else -1.0
+    few = sample(samples, SAMPLES)
+    filtered, _ = filtered_pair(few, np.zeros(few.shape[1:], np.float32), replace(model, still_background=False),
+                                matched, sign, backend)  # fmt: skip
+    tiles = Tiles.of(few.shape[1:], matched)
+    _, quiet = pixel_noise(filtered, matched, tiles, backend=backend, floor=least_noise(few.dtype))
+    second, third, _ = backend.noise_cumulants(few, quiet, step=matched.step, spacing=4)
+    return third / second if second > 0.0 else 0.0
+
+
+def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Any) -> float | None:
+    """Growth of the noise variance with the signal, from the residuals of fitted spots; None where there are too few.
 
     The variance is regressed on the signal m and on m²; the square takes up whatever the shape of the spots does not
-    explain, the linear term is the gain.
+    explain, the linear term is the gain (twice the gain for the excess noise of an EMCCD).
     """
-    frame, y, x, _ = backend.detect(
-        samples, state.background, (1.0 / state.filtered_noise).astype(np.float32), matched.taps,
-        box_half=matched.box_half, sign=_sign(model.polarity), threshold=SURE, peak_half=matched.peak_half,
+    sign = 1.0 if model.polarity == "bright" else -1.0
+    first = state.scales[0]
+    matched = first.matched
+    limit = (first.level + SURE * matched.seen / first.inverse_noise).astype(np.float32)
+    frame, y, x, snr = backend.detect(
+        samples, first.level, first.inverse_noise, limit, matched.taps,
+        box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
     )  # fmt: skip
+    sure = snr > SURE
+    frame, y, x = frame[sure], y[sure], x[sure]
     values, flag = backend.refine(
-        samples, state.background, state.pixel_noise, frame, y, x, sign=_sign(model.polarity), sigma=model.sigma_px,
-        gain=0.0, half=matched.fit_half, saturation=limit,
+        samples, state.background, state.variance, frame, y, x, sign=sign, sigma=model.sigma_px, gain=0.0,
+        half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
     )  # fmt: skip
-    excess, signal = _residual_variance(samples, state, _sign(model.polarity), frame, values, flag, matched.fit_half)
-    if len(excess) < 200:
-        return 0.0
-    # Medians of squares in classes of signal: overlapping spots leave a few huge residuals behind.
+    clean = flag == 0
+    squares, signal = backend.residuals(
+        samples, state.background, frame[clean], np.ascontiguousarray(values[:, clean]),
+        sign=sign, half=matched.fit_half, most=2000,
+    )  # fmt: skip
+    return growth_of_noise(squares, signal)
+
+
+def growth_of_noise(squares: F64, signal: F64) -> float | None:
+    """Slope of the noise variance against the signal, not below zero; None for fewer than 200 pixels.
+
+    Medians of squares in classes of signal: overlapping spots leave a few huge residuals behind.
+    """
+    if len(squares) < 200:
+        return None
     order = np.array_split(np.argsort(signal, kind="stable"), 10)
     level = np.array([signal[rows].mean() for rows in order])
-    variance = np.array([np.median(excess[rows]) / MEDIAN_OF_SQUARE for rows in order])
-    weight = 1.0 / np.maximum(variance, ROUNDING_NOISE**2)
+    variance = np.array([np.median(squares[rows]) / MEDIAN_OF_SQUARE for rows in order])
+    weight = 1.0 / np.maximum(variance, 1e-6)
     design = np.stack([np.ones(10), level, level**2], axis=1) * weight[:, None]
     (_, linear, _), *_ = np.linalg.lstsq(design, variance * weight, rcond=None)
     return float(max(linear, 0.0))
-
-
-def _residual_variance(
-    samples: Array, state: WindowState, sign: float, frame: I32, values: F64, flag: Array, half: int
-) -> tuple[F64, F64]:
-    """Squared residual and fitted signal at the pixels of clean spots."""
-    height, width = samples.shape[1:]
-    squares: list[F64] = [np.empty(0)]
-    signal: list[F64] = [np.empty(0)]
-    offsets = np.arange(-half, half + 1)
-    for k in np.flatnonzero(flag == 0)[:2000]:
-        cy, cx, mass, offset, _, sigma = values[:6, k]
-        ys, xs = round(cy) + offsets, round(cx) + offsets
-        if ys[0] < 0 or xs[0] < 0 or ys[-1] >= height or xs[-1] >= width:
-            continue
-        profile = [np.exp(-0.5 * ((axis - c) / sigma) ** 2) for axis, c in ((ys, cy), (xs, cx))]
-        model = mass / (2.0 * np.pi * sigma**2) * np.outer(*profile)
-        block = np.ix_(ys, xs)
-        data = sign * (samples[frame[k]][block].astype(np.float64) - state.background[block]) - offset
-        # The five fitted parameters take up about their share of the residuals.
-        squares.append(((data - model) ** 2 / (1.0 - 5.0 / model.size)).ravel())
-        signal.append(model.ravel())
-    return np.concatenate(squares), np.concatenate(signal)

@@ -16,6 +16,8 @@ VISIBLE = 6.0
 """Still structure must stand out of the noise of the mean by this many s.d. to be followed."""
 UNLIKE = 0.7
 """Normalised error of a registration above which the two images do not show the same."""
+BIN = 4
+"""Side of the squares of pixels that are averaged before large objects are looked for, px."""
 LARGE = 12.0
 """Objects of more than this many widths of a spot are no particles that diffuse measurably."""
 
@@ -64,9 +66,11 @@ def large_objects(background: F32, matched: MatchedFilter, sign: float, noise: f
     list of float
         Largest first; empty where there are none.
     """
-    smooth = gaussian_filter(background, 2.0 * matched.sigma)
+    coarse = background[: background.shape[0] // BIN * BIN, : background.shape[1] // BIN * BIN]
+    coarse = coarse.reshape(coarse.shape[0] // BIN, BIN, -1, BIN).mean(axis=(1, 3))
+    smooth = gaussian_filter(coarse, 2.0 * matched.sigma / BIN)
     # Illumination varies over a good part of the frame, an object does not.
-    level = gaussian_filter(background, max(background.shape) / 6.0)
+    level = gaussian_filter(coarse, max(coarse.shape) / 6.0)
     objects = label(sign * (smooth - level) > max(VISIBLE * noise, 0.25 * float(np.ptp(smooth))))
     diameters = regionprops_table(objects, properties=("equivalent_diameter_area",))["equivalent_diameter_area"]
-    return sorted((float(d) for d in diameters if d > LARGE * matched.sigma), reverse=True)
+    return sorted((float(BIN * d) for d in diameters if BIN * d > LARGE * matched.sigma), reverse=True)

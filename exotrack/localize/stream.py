@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 from typing import Protocol as Interface
 
@@ -12,17 +14,21 @@ import numpy as np
 
 from exotrack import backends
 from exotrack.acquisition import Acquisition
+from exotrack.camera import Camera
 from exotrack.errors import InputError
-from exotrack.localize.calibrate import WindowState, saturation_level, window_state
 from exotrack.localize.calibrate import calibrate as learn
-from exotrack.localize.matched import MatchedFilter
+from exotrack.localize.calibrate import saturation_level
+from exotrack.localize.noise import window_state
+from exotrack.localize.window import Work, localize_window
 from exotrack.protocol import Protocol
-from exotrack.tables import Array, Localizations, SpotFlag, SpotModel
+from exotrack.tables import Array, Localizations, SpotModel
 
 WINDOW_BYTES = 256 * 2**20
 """Most memory that the frames of one window may take."""
-BLOCK_FRAMES = 32
+BLOCK_FRAMES = 50
 """Frames read and processed at a time where the caller does not say; it never changes a result."""
+LEFT_BEHIND = 0.05
+"""Share of the steps of the smallest particle of interest that may lead beyond where it is looked for again."""
 
 
 class FrameSource(Interface):
@@ -48,7 +54,7 @@ class _ArraySource:
     """A NumPy array as a frame source."""
 
     def __init__(self, frames: Array, acquisition: Acquisition) -> None:
-        self.frames, self.acquisition = frames, acquisition
+        self.frames, self.acquisition, self.sequential = frames, acquisition, False
         self.shape, self.dtype = frames.shape, frames.dtype
 
     def blocks(self, block_frames: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Array]]:
@@ -94,13 +100,30 @@ def plan_windows(
     return tuple(zip(starts, [*starts[1:], n_frames], strict=True))
 
 
-def calibrate(source: FrameSource, protocol: Protocol | None = None, *, backend: str = "auto") -> SpotModel:
+def calibrate(
+    source: FrameSource, protocol: Protocol | None = None, *, backend: str = "auto", camera: Camera | None = None
+) -> SpotModel:
     """Learn the spot model of a video from its first window; see `exotrack.localize.calibrate.calibrate`."""
     protocol = protocol or Protocol()
     first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
     _, frames = next(_window_frames(source, [first], BLOCK_FRAMES))
-    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)))
-    return learn(frames[usable], protocol.localize, backend=backends.load(backend), bit_depth=_bit_depth(source))
+    return _learn(frames, source, protocol, backends.load(backend), camera or getattr(source, "camera", None))
+
+
+def _learn(frames: Array, source: FrameSource, protocol: Protocol, operations: Any, camera: Camera | None) -> SpotModel:
+    """Learn the spot model from the usable frames of a window; from electrons where there is a camera."""
+    usable = frames[_usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations)]
+    reach = _reach_px(source.acquisition, protocol)
+    if camera is None:
+        return learn(usable, protocol.localize, reach, backend=operations, bit_depth=_bit_depth(source))
+    return learn(camera.electrons(usable), protocol.localize, reach, backend=operations, camera=camera)
+
+
+def _reach_px(acquisition: Acquisition, protocol: Protocol) -> float:
+    """Distance that the smallest particle of interest leaves behind in all but few of its steps, px."""
+    largest = acquisition.stokes_einstein_um2_s_nm / protocol.link.smallest_diameter_nm
+    step = 4.0 * largest * acquisition.frame_interval_s * (1.0 - 2.0 * acquisition.blur)
+    return 1.0 + math.sqrt(step * math.log(1.0 / LEFT_BEHIND)) / acquisition.pixel_size_um
 
 
 def localize(
@@ -108,11 +131,13 @@ def localize(
     protocol: Protocol | None = None,
     *,
     acquisition: Acquisition | None = None,
+    camera: Camera | None = None,
     backend: str = "auto",
     model: SpotModel | None = None,
     start: int = 0,
     stop: int | None = None,
     block_frames: int | None = None,
+    threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Localizations:
     """Find the spots of a video and their positions to a fraction of a pixel.
@@ -125,6 +150,9 @@ def localize(
         Settings; the defaults if not given.
     acquisition : Acquisition, optional
         How an array was recorded; a video knows its own.
+    camera : Camera, optional
+        Offset, gain and read noise of each pixel; a video that was opened with one knows it. Masses and backgrounds
+        are in electrons then.
     backend : str
         "auto", "cpu" or "cuda".
     model : SpotModel, optional
@@ -134,13 +162,15 @@ def localize(
     block_frames : int, optional
         Frames read and processed at a time; it never changes a result. Memory is bounded by the window of the time
         grid, 256 MB and half as much again at the end of a video, since its background is known only when it is read.
+    threads : int
+        Threads that share the frames of a window; it never changes a result.
     progress : callable, optional
         Called with the number of frames done since the last call.
 
     Returns
     -------
     Localizations
-        Ordered by frame, then row of the peak. Empty where there is no spot. `.model` is the spot model.
+        Ordered by frame, then y, then x. Empty where there is no spot. `.model` is the spot model.
 
     Raises
     ------
@@ -180,103 +210,59 @@ def localize(
             f"frames {start} to {stop} are not whole windows of the time grid {windows[:3]}…; see plan_windows"
         )
     limit = saturation_level(source.dtype, _bit_depth(source))
+    camera = camera or getattr(source, "camera", None)
+    reach = _reach_px(source.acquisition, protocol)
+    size = block_frames or BLOCK_FRAMES
     found: list[Localizations] = []
-    for first, frames in _window_frames(source, wanted, block_frames or BLOCK_FRAMES):
-        usable = _usable(frames, limit)
-        if model is None:
-            model = learn(frames[usable], settings, backend=operations, bit_depth=_bit_depth(source))
-        matched = MatchedFilter.for_sigma(model.sigma_px)
-        state = window_state(frames[usable], model, matched, settings, operations)
-        for offset in range(0, len(frames), block_frames or BLOCK_FRAMES):
-            rows = np.arange(offset, min(offset + (block_frames or BLOCK_FRAMES), len(frames)))
-            seen = rows[usable[rows]]
-            block = _localize_block(frames[seen], state, model, matched, operations)
-            found.append(replace(block, frame=(first + seen)[block.frame].astype(np.int32)))
-            if progress is not None:
-                progress(len(rows))
+    with ExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
+        for first, frames in _window_frames(source, wanted, size):
+            usable = np.flatnonzero(_usable(frames, limit, operations))
+            seen = frames if len(usable) == len(frames) else frames[usable]
+            if model is None:
+                model = _learn(frames, source, protocol, operations, camera)
+            work = Work(operations, model, settings.width == "free", reach, camera)
+            state = window_state(work.pixels(seen), model, settings, reach, backend=operations, camera=camera)
+            spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
+            found.append(replace(spots, frame=(first + usable)[spots.frame].astype(np.int32)))
+            if progress is not None and len(seen) < len(frames):
+                progress(len(frames) - len(seen))
     return Localizations.concat(found)
 
 
-def _usable(frames: Array, limit: float) -> Array:
+def _usable(frames: Array, limit: float, operations: Any) -> Array:
     """Frames that show something: not uniform, not half saturated, not far darker or brighter than the others.
 
     A frame that fails, as when the shutter or the light is off, has no spots, like any missed frame. Where all fail,
     all are kept, and the warnings of the spot model say what is wrong.
     """
-    coarse = frames[:, ::4, ::4].reshape(len(frames), -1)
-    level = np.median(coarse, axis=1)
+    level, low, high, clipped = operations.frame_levels(frames, limit).T
     typical = float(np.median(level))
-    usual = np.abs(level - typical) <= max(0.5 * typical, 5.0)
-    usable = usual & (coarse.max(axis=1) > coarse.min(axis=1)) & ((coarse >= limit).mean(axis=1) <= 0.5)
+    usual = np.abs(level - typical) <= max(0.5 * abs(typical), 5.0)
+    usable = usual & (high > low) & (clipped <= 0.5)
     return usable if usable.any() else np.ones(len(frames), bool)
-
-
-def _localize_block(
-    frames: Array, state: WindowState, model: SpotModel, matched: MatchedFilter, operations: Any
-) -> Localizations:
-    """Spots of a stack of frames that share one background and noise map; frames count from 0."""
-    sign = 1.0 if model.polarity == "bright" else -1.0
-    frame, y, x, _ = operations.detect(
-        frames, state.background, (1.0 / state.filtered_noise).astype(np.float32), matched.taps,
-        box_half=matched.box_half, sign=sign, threshold=model.threshold, peak_half=matched.peak_half,
-    )  # fmt: skip
-    values, flag = operations.refine(
-        frames, state.background, state.pixel_noise, frame, y, x,
-        sign=sign, sigma=model.sigma_px, gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn,
-    )  # fmt: skip
-    fy, fx, mass, offset, noise, sigma, y_err, x_err, _ = values
-    height, width = frames.shape[1:]
-    inside = (fy >= -0.5) & (fy < height - 0.5) & (fx >= -0.5) & (fx < width - 0.5)
-    row = np.clip(np.rint(fy), 0, height - 1).astype(np.int64)
-    col = np.clip(np.rint(fx), 0, width - 1).astype(np.int64)
-    flag = flag | np.where(sigma > 1.6 * model.sigma_px, SpotFlag.DEFOCUSED, 0).astype(np.uint16)
-    spots = Localizations(
-        frame=frame,
-        y=fy,
-        x=fx,
-        mass=mass,
-        background=sign * offset + state.background[row, col],
-        noise=noise,
-        snr=mass / (2.0 * np.pi * (sigma**2 + 1.0 / 12.0)) / noise,
-        sigma=sigma,
-        y_err=y_err,
-        x_err=x_err,
-        flag=flag,
-        model=model,
-    )
-    spots = spots.take(inside)
-    return spots.take(~_duplicates(spots, model.sigma_px))
-
-
-def _duplicates(spots: Localizations, sigma: float) -> Array:
-    """Spots whose fit ran into that of a heavier one: nearer than one width in the same frame."""
-    twice = np.zeros(len(spots), bool)
-    borders = [*np.flatnonzero(np.diff(spots.frame, prepend=-1)), len(spots)]
-    for begin, end in pairwise(borders):
-        y, x, mass = spots.y[begin:end], spots.x[begin:end], spots.mass[begin:end]
-        near = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2 < sigma**2
-        index = np.arange(end - begin)
-        heavier = (mass > mass[:, None]) | ((mass == mass[:, None]) & (index < index[:, None]))
-        twice[begin:end] = (near & heavier).any(axis=1)
-    return twice
 
 
 def _window_frames(
     source: FrameSource, windows: list[tuple[int, int]], block_frames: int
 ) -> Iterator[tuple[int, Array]]:
     """The frames of each window, read once and in order; one window is held at a time."""
-    blocks = source.blocks(block_frames, windows[0][0], windows[-1][1])
+    sequential = getattr(source, "sequential", True)
+    blocks = source.blocks(block_frames, windows[0][0], windows[-1][1]) if sequential else iter(())
     rest: Array = np.empty((0, *source.shape[1:]), source.dtype)
     for first, last in windows:
-        frames = np.empty((last - first, *source.shape[1:]), source.dtype)
-        filled = 0
-        while filled < len(frames):
-            if len(rest) == 0:
-                _, rest = next(blocks)
-            part = rest[: len(frames) - filled]
-            frames[filled : filled + len(part)] = part
-            filled += len(part)
-            rest = rest[len(part) :]
+        if not sequential:
+            _, frames = next(iter(source.blocks(last - first, first, last)))
+        else:
+            frames = np.empty((last - first, *source.shape[1:]), source.dtype)
+            filled = 0
+            while filled < len(frames):
+                if len(rest) == 0:
+                    _, rest = next(blocks)
+                part = rest[: len(frames) - filled]
+                frames[filled : filled + len(part)] = part
+                filled += len(part)
+                rest = rest[len(part) :]
         if np.issubdtype(frames.dtype, np.floating) and not np.isfinite(frames).all():
             bad = first + int(np.argmin(np.isfinite(frames).all(axis=(1, 2))))
             raise InputError(f"frame {bad} has pixels that are not finite; fill them in, or leave the frame out")

@@ -53,7 +53,9 @@ class Job:
         return self.parts[-1][1] if self.parts else 0
 
     def key(self, input_sha256: str) -> str:
-        """Hash of all that decides the result: input, metadata, settings, code, libraries. Equal keys, equal results.
+        """Hash of all that decides the result: input, metadata, camera, settings, code, libraries.
+
+        Equal keys, equal results.
 
         The libraries are those of the process that asks: the worker on which the video is analysed.
         """
@@ -61,6 +63,7 @@ class Job:
             "input": input_sha256,
             "protocol": self.protocol.sha256,
             "metadata": dict(self.source.metadata) if self.source else {},
+            "camera": self.source.calibration.sha256 if self.source and self.source.calibration else None,
             "role": self.row.role,
             "backend": self.backend,
             "code": self.code_sha256,

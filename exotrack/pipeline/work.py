@@ -25,6 +25,7 @@ from exotrack.pipeline.plan import Job, Part
 from exotrack.pipeline.quality import Evidence, flags
 from exotrack.tables import F64, Array, Localizations, ParticleFlag, Particles, SpotModel, Tracks
 from exotrack.video import Video
+from exotrack.video.calibration import CameraFile
 
 FRAMES_LEAST: Final = 3
 """Frames below which a video says nothing about motion."""
@@ -131,7 +132,7 @@ def _kept(job: Job, sha256: str) -> bool:
     record = storage.read_record(job.folder)
     if record is None or record.get("key") != job.key(sha256):
         return False
-    said = _said(job)
+    said = {**_said(job), "camera": _camera(_source(job))}
     if any(record.get(name) != value for name, value in said.items()):
         storage.write_json(job.folder / "video.json", {**record, **said})
     return True
@@ -228,6 +229,7 @@ def _write(
         **_said(job),
         "key": job.key(begun.sha256),
         **_recorded(source),
+        "camera": _camera(source),
         **_found(job, spots, tracks, particles),
     }
     with storage.replacing_folder(job.folder) as folder:
@@ -261,6 +263,15 @@ def _recorded(source: Video) -> dict[str, Any]:
         "acquisition": {name: {"value": value, "origin": origin} for name, (value, origin) in source.metadata.items()},
         "warnings": list(source.warnings),
     }
+
+
+def _camera(source: Video) -> dict[str, Any] | None:
+    """Which maps of the camera were used. Results outlive a change of their place, as they do one of the sheet."""
+    used = source.calibration
+    if used is None:
+        return None
+    file = str(used.path) if isinstance(used, CameraFile) else None
+    return {"file": file, "sha256": used.sha256, "excess": used.excess}
 
 
 def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles) -> dict[str, Any]:

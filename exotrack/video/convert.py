@@ -37,8 +37,9 @@ def convert(
     Chunks hold up to 16 whole frames, shards about 64 MB of them (uncompressed), Blosc/zstd with bit shuffle; each
     chunk and each shard index carries a CRC-32C. The axes have their physical scale where it is known. What is known
     about the recording is stored with its origins, except for protocol defaults, which are not knowledge; opening the
-    store gives the same frames and the same values, then of origin "container". The store appears under its name only
-    once it is complete and verified. Memory holds one shard, whatever the length of the video.
+    store gives the same frames and the same values, then of origin "container". A camera is to be stated again: its
+    maps stay a file of their own. The store appears under its name only once it is complete and verified. Memory holds
+    one shard, whatever the length of the video.
 
     Parameters
     ----------

@@ -14,9 +14,11 @@ import dask.array
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.camera import Camera
 from exotrack.errors import InputError, VideoError
 from exotrack.tables import Array
 from exotrack.video import metadata as _metadata
+from exotrack.video.calibration import CameraFile
 from exotrack.video.colour import Colour, to_grey
 from exotrack.video.source import Source, failures_named
 
@@ -41,6 +43,19 @@ class Video:
     """Everything known: name of the sample sheet's column → (value, origin)."""
     warnings: tuple[str, ...] = ()
     """Faults worth a line in the report."""
+    calibration: Camera | CameraFile | None = None
+    """What `camera` is made from: maps, or their file; None where the camera is not known pixel by pixel."""
+
+    @property
+    def camera(self) -> Camera | None:
+        """Offset, gain and read noise of every pixel, in the size of the frames; None where they are not known.
+
+        Raises
+        ------
+        VideoError
+            If the file of the maps is no longer what it was when the video was opened.
+        """
+        return self.calibration.camera if isinstance(self.calibration, CameraFile) else self.calibration
 
     @property
     def shape(self) -> tuple[int, int, int]:

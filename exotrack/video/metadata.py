@@ -33,6 +33,8 @@ _SAME_RATE = 0.005
 def sidecar(path: Path) -> Layer | None:
     """Values beside the video in `<file name>.json` or, failing that, `<stem>.json`; None if neither exists.
 
+    The path of the camera's maps is relative to the sidecar, and handed on with its folder.
+
     Raises
     ------
     InputError
@@ -47,6 +49,9 @@ def sidecar(path: Path) -> Layer | None:
             raise InputError(f"{candidate}: the sidecar of {path.name} cannot be read as JSON ({error})") from None
         if not isinstance(values, dict):
             raise InputError(f'{candidate}: a sidecar is a JSON object such as {{"pixel_size_um": 0.166}}')
+        camera = values.get("camera")
+        if isinstance(camera, str) and camera.strip():
+            values["camera"] = str(candidate.parent / Path(camera).expanduser())
         return f"sidecar {candidate.name}", values
     return None
 

@@ -10,9 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from exotrack.camera import Camera
 from exotrack.errors import InputError, VideoError
 from exotrack.protocol import Protocol
 from exotrack.video import av, colour, images, metadata, npy, omezarr, tiff
+from exotrack.video.calibration import calibration_of
 from exotrack.video.lazy import Video
 from exotrack.video.source import Source, failures_named
 
@@ -37,6 +39,7 @@ def open_video(
     channel: str | int | None = None,
     position: str | int | None = None,
     colour: str | None = None,
+    camera: str | Path | Camera | None = None,
     settings: Mapping[str, Any] | None = None,
     protocol: Protocol | None = None,
 ) -> Video:
@@ -66,6 +69,9 @@ def open_video(
         labels.
     colour
         How colour becomes grey: "luma", "red", "green" or "blue".
+    camera
+        Offset, gain and read noise of every pixel, of the size of the frames: a `Camera`, or the path of its .npz file
+        (see `Camera.from_file`), in a sidecar relative to that. No container states it.
     settings
         A row of the sample sheet, column → value; unknown columns are kept.
     protocol
@@ -76,8 +82,9 @@ def open_video(
     VideoError
         If the file is missing, unreadable, damaged, empty, or of a kind that is not read.
     InputError
-        If a stated value is wrong, or a choice (channel, position) is needed. Missing pixel size and frame interval
-        raise when `Video.acquisition` is asked for.
+        If a stated value is wrong, a choice (channel, position) is needed, or the camera's maps are missing, wrong or
+        of another size than the frames. Missing pixel size and frame interval raise when `Video.acquisition` is asked
+        for.
 
     Examples
     --------
@@ -105,14 +112,20 @@ def open_video(
         "channel": channel,
         "position": position,
         "colour": colour,
+        "camera": None if isinstance(camera, Camera) else camera,
     }
     where = path if isinstance(path, str) and "://" in path else Path(path)
     beside = metadata.sidecar(where) if isinstance(where, Path) else None
     layers: list[metadata.Layer] = [("argument", keywords), ("sample sheet", settings or {})]
-    return _open(where, metadata.stated(where, [*layers, *([beside] if beside else [])]), protocol)
+    known = metadata.stated(where, [*layers, *([beside] if beside else [])])
+    if isinstance(camera, Camera):
+        known["camera"] = (camera, "argument")
+    return _open(where, known, protocol)
 
 
 def _open(path: Path | str, known: metadata.Metadata, protocol: Protocol) -> Video:
+    # Where the file lies is not part of what is known about the recording: results do not depend on it.
+    camera = known.pop("camera", None)
     known.setdefault("colour", (protocol.conditions.colour, "protocol default"))
     try:
         rule = colour.checked(known["colour"][0])
@@ -134,6 +147,7 @@ def _open(path: Path | str, known: metadata.Metadata, protocol: Protocol) -> Vid
         container={**source.facts.container, **({"colour": how} if how else {})},
         metadata=resolved,
         warnings=(*source.facts.warnings, *doubts),
+        calibration=calibration_of(path, *camera, source.facts.shape[1:]) if camera else None,
     )
     video.read(0, 1)  # a wrong frame size or a damaged file shows here, before any work
     if not metadata.missing_names(resolved):

@@ -62,8 +62,8 @@ def _central_mean(samples: Array, network: Array, first: int, last: int) -> F32:
             high = row[network[c, 1]]
             for x in range(width):  # compare-exchange of whole rows: SIMD minimum and maximum
                 a, b = low[x], high[x]
-                low[x] = min(a, b)
-                high[x] = max(a, b)
+                low[x] = a if a < b else b
+                high[x] = b if a < b else a
         total = np.zeros(width, np.float32)
         for i in range(first, last):
             for x in range(width):

@@ -1,139 +1,125 @@
-"""Matched filter and local maxima: where the spots are, to the nearest pixel and by a log-quadratic seed."""
+"""Local maxima of the matched filter: where the spots are, to a fraction of a pixel, and how far they stand out."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numba import njit
 
-from exotrack.tables import F32, I32, I64, Array
+from exotrack.backends.cpu.filter import FAST, filter_row, make_rows
+from exotrack.tables import F32, I32, Array
 
 
-@njit(nogil=True, cache=True)
-def _subtract_padded(frame: Array, background: F32, sign: float, pad: int, out: F32) -> None:
-    """sign × (frame − background), with the border repeated over `pad` pixels on every side."""
-    height, width = frame.shape
-    s = np.float32(sign)
-    for y in range(height):
-        row = out[pad + y]
-        for x in range(width):
-            row[pad + x] = s * (np.float32(frame[y, x]) - background[y, x])
-        for x in range(pad):
-            row[x] = row[pad]
-            row[pad + width + x] = row[pad + width - 1]
-    for y in range(pad):
-        out[y] = out[pad]
-        out[pad + height + y] = out[pad + height - 1]
+CHUNK = 128
+"""Lattice points that are compared with the limit at a time: most chunks hold none above it."""
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
-def _filter_padded(padded: F32, taps: F32, box_half: int, out: F32) -> None:
-    """Gaussian mean minus box mean around every pixel of the unpadded frame."""
-    height, width = out.shape
-    pad = (padded.shape[0] - height) // 2
-    full = padded.shape[1]
-    radius = len(taps) - 1
-    column = np.empty(full, np.float32)
-    box = np.zeros(full, np.float64)
-    area = np.float32(1.0 / (2 * box_half + 1) ** 2)
-    for y in range(pad - box_half, pad + box_half):
-        for x in range(full):
-            box[x] += padded[y, x]
-    for y in range(height):
-        c = y + pad
-        entering = padded[c + box_half]
-        for x in range(full):
-            box[x] += entering[x]
-        centre = padded[c]
-        for x in range(full):
-            column[x] = taps[0] * centre[x]
-        for t in range(1, radius + 1):
-            above, below, weight = padded[c - t], padded[c + t], taps[t]
-            for x in range(full):
-                column[x] += weight * (above[x] + below[x])
-        row = out[y]
-        for x in range(width):
-            row[x] = taps[0] * column[pad + x]
-        for t in range(1, radius + 1):
-            weight = taps[t]
-            for x in range(width):
-                row[x] += weight * (column[pad + x - t] + column[pad + x + t])
-        total = 0.0
-        for x in range(pad - box_half, pad + box_half):
-            total += box[x]
-        for x in range(width):
-            total += box[pad + x + box_half]
-            row[x] -= np.float32(total) * area
-            total -= box[pad + x - box_half]
-        leaving = padded[c - box_half]
-        for x in range(full):
-            box[x] -= leaving[x]
+@njit(nogil=True, cache=True, error_model="numpy")
+def _above(filtered: F32, limit: F32, k: int, bright: bool, columns: I32) -> int:
+    """Columns of a row that exceed the limit (fall below it, for dark spots), and their number."""
+    width = filtered.shape[1]
+    found = 0
+    for first in range(0, width, CHUNK):
+        values, bound = filtered[k, first : first + CHUNK], limit[k, first : first + CHUNK]
+        beyond = np.int32(0)
+        if bright:
+            for x in range(len(values)):
+                beyond += np.int32(values[x] > bound[x])
+        else:
+            for x in range(len(values)):
+                beyond += np.int32(values[x] < bound[x])
+        if beyond == 0:
+            continue
+        for x in range(len(values)):
+            if values[x] > bound[x] if bright else values[x] < bound[x]:
+                columns[found] = first + x
+                found += 1
+    return found
 
 
-@njit(nogil=True, cache=True)
-def matched_filter(frames: Array, background: F32, taps: F32, *, box_half: int, sign: float) -> F32:
-    """Signal of a spot of the filter's width at every pixel, free of any local offset and slope.
-
-    Parameters
-    ----------
-    frames : uint8, uint16 or float32 array, shape (n, height, width)
-    background : float32 array, shape (height, width)
-        Still background, in DN; zeros for none.
-    taps : float32 array, shape (radius + 1,)
-        One half of a symmetric kernel of unit sum, from its centre outwards.
-    box_half : int
-        Half width of the square whose mean is subtracted; at least the radius of the kernel.
-    sign : float
-        1 for bright spots, −1 for dark ones.
-
-    Returns
-    -------
-    float32 array, shape (n, height, width), DN: Gaussian mean minus box mean. Beyond the border the frame is continued
-    by its outermost pixels.
-    """
-    n, height, width = frames.shape
-    pad = max(box_half, len(taps) - 1)
-    padded = np.empty((height + 2 * pad, width + 2 * pad), np.float32)
-    out = np.empty((n, height, width), np.float32)
-    for i in range(n):
-        _subtract_padded(frames[i], background, sign, pad, padded)
-        _filter_padded(padded, taps, box_half, out[i])
-    return out
-
-
-@njit(nogil=True, cache=True)
-def _is_peak(snr: F32, y: int, x: int, half: int) -> bool:
-    """Whether the pixel is the maximum of its neighbourhood; of equal ones the first in reading order."""
-    height, width = snr.shape
-    value = snr[y, x]
-    for v in range(max(y - half, 0), min(y + half + 1, height)):
-        for u in range(max(x - half, 0), min(x + half + 1, width)):
-            other = snr[v, u]
-            if other > value or (other == value and (v < y or (v == y and u < x))):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _is_peak(filtered: F32, level: F32, inverse_noise: F32, sign: float, k: int, j: int) -> bool:
+    """Whether a lattice point is the largest of its 3 × 3 neighbourhood; of equal ones the first in reading order."""
+    height, width = filtered.shape
+    value = (sign * filtered[k, j] - level[k, j]) * inverse_noise[k, j]
+    for v in range(max(k - 1, 0), min(k + 2, height)):
+        for u in range(max(j - 1, 0), min(j + 2, width)):
+            other = (sign * filtered[v, u] - level[v, u]) * inverse_noise[v, u]
+            if other > value or (other == value and (v < k or (v == k and u < j))):
                 return False
     return True
 
 
-@njit(nogil=True, cache=True)
-def _normalise(row: F32, inverse_noise: F32, threshold: float) -> np.int32:
-    """Divide a filtered row by its noise, and count the pixels above the threshold (most rows have none)."""
-    limit = np.float32(threshold)
-    above = np.int32(0)
-    for x in range(len(row)):
-        row[x] *= inverse_noise[x]
-        above += np.int32(row[x] > limit)
-    return above
+@njit(nogil=True, cache=True, error_model="numpy")
+def _copy(frame: Array, top: int, left: int, pedestal: float, pixels: F32) -> None:
+    """A square of a frame; beyond the border, the outermost pixels."""
+    height, width = frame.shape
+    side = len(pixels)
+    base = np.float32(pedestal)
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        for v in range(side):
+            source, target = frame[top + v, left : left + side], pixels[v]
+            for u in range(side):
+                target[u] = np.float32(source[u]) - base
+    else:
+        for v in range(side):
+            source, target = frame[min(max(top + v, 0), height - 1)], pixels[v]
+            for u in range(side):
+                target[u] = np.float32(source[min(max(left + u, 0), width - 1)]) - base
 
 
-@njit(nogil=True, cache=True)
-def _peaks_of_row(snr: F32, y: int, threshold: float, half: int, columns: I64) -> int:
-    """Columns of the peaks of a row, written to `columns`, and their number."""
-    found = 0
-    row = snr[y]
-    for x in range(len(row)):
-        if row[x] > threshold and _is_peak(snr, y, x, half):
-            columns[found] = x
-            found += 1
-    return found
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _move(entering: F32, leaving: F32, out: F32) -> None:
+    for u in range(len(out)):
+        out[u] += entering[u] - leaving[u]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _weigh(a: F32, b: F32, weight: float, out: F32) -> None:
+    w = np.float32(weight)
+    for u in range(len(out)):
+        out[u] += w * (a[u] + b[u])
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _evaluate(pixels: F32, half: int, taps: F32, box_half: int, gauss: F32, box: F32, nothing: F32, patch: F32) -> None:
+    """The matched filter at the (2 half + 1)² pixels in the middle of a square, as `matched_filter` defines it."""
+    radius = len(taps) - 1
+    side = 2 * half + 1
+    middle = len(pixels) // 2
+    area = np.float32(1.0 / (2 * box_half + 1) ** 2)
+    box[:] = 0.0
+    for v in range(middle - half - box_half, middle - half + box_half + 1):
+        _weigh(pixels[v], nothing, 1.0, box)
+    for a in range(side):
+        row = middle - half + a
+        if a:
+            _move(pixels[row + box_half], pixels[row - box_half - 1], box)
+        gauss[:] = 0.0
+        _weigh(pixels[row], nothing, taps[0], gauss)
+        for t in range(1, radius + 1):
+            _weigh(pixels[row - t], pixels[row + t], taps[t], gauss)
+        around = np.float32(0.0)
+        for u in range(middle - half - box_half, middle - half + box_half + 1):
+            around += box[u]
+        for b in range(side):
+            column = middle - half + b
+            total = taps[0] * gauss[column]
+            for t in range(1, radius + 1):
+                total += taps[t] * (gauss[column - t] + gauss[column + t])
+            patch[a, b] = total - area * around
+            if b + 1 < side:
+                around += box[column + box_half + 1] - box[column - box_half]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _parabola(before: float, centre: float, after: float) -> float:
+    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, px."""
+    floor = 0.02 * centre
+    lower, middle, upper = math.log(max(before, floor)), math.log(centre), math.log(max(after, floor))
+    bend = 2.0 * middle - lower - upper
+    return min(max(0.5 * (upper - lower) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -148,93 +134,89 @@ def _grown(frame: I32, values: F32) -> tuple[I32, F32]:
 
 
 @njit(nogil=True, cache=True)
-def _log_quadratic(snr: F32, y: int, x: int) -> tuple[float, float]:
-    """Offset of the maximum of a quadratic fitted to the logarithm of the 3 × 3 pixels around a peak, px."""
-    height, width = snr.shape
-    if y == 0 or x == 0 or y == height - 1 or x == width - 1:
-        return 0.0, 0.0
-    patch = np.empty((3, 3))
-    floor = 1e-3 * snr[y, x]
-    for a in range(3):
-        for b in range(3):
-            patch[a, b] = np.log(max(snr[y + a - 1, x + b - 1], floor))
-    gx = gy = hxx = hyy = 0.0
-    for a in range(3):
-        gx += (patch[a, 2] - patch[a, 0]) / 6.0
-        gy += (patch[2, a] - patch[0, a]) / 6.0
-        hxx += (patch[a, 2] + patch[a, 0] - 2.0 * patch[a, 1]) / 3.0
-        hyy += (patch[2, a] + patch[0, a] - 2.0 * patch[1, a]) / 3.0
-    hxy = (patch[2, 2] + patch[0, 0] - patch[0, 2] - patch[2, 0]) / 4.0
-    determinant = hxx * hyy - hxy * hxy
-    if determinant <= 0.0 or hxx >= 0.0:
-        return 0.0, 0.0
-    dx = -(hyy * gx - hxy * gy) / determinant
-    dy = -(hxx * gy - hxy * gx) / determinant
-    if abs(dx) > 1.0 or abs(dy) > 1.0:
-        return 0.0, 0.0
-    return dy, dx
-
-
-@njit(nogil=True, cache=True)
 def detect(
     frames: Array,
-    background: F32,
+    level: F32,
     inverse_noise: F32,
+    limit: F32,
     taps: F32,
     *,
     box_half: int,
+    step: int,
     sign: float,
-    threshold: float,
-    peak_half: int,
+    pedestal: float,
 ) -> tuple[I32, F32, F32, F32]:
     """Spots of a stack of frames: maxima of the matched filter above a signal-to-noise ratio.
 
     Parameters
     ----------
-    frames, background, taps, box_half, sign
+    frames, taps, box_half, step, pedestal
         As in `matched_filter`.
-    inverse_noise : float32 array, shape (height, width)
+    level : float32 array, shape (⌈height / step⌉, ⌈width / step⌉)
+        Filtered still background times `sign`, DN.
+    inverse_noise : float32 array of the same shape
         One over the s.d. of the filtered noise, 1/DN.
-    threshold : float
-        Smallest ratio of filtered signal to filtered noise.
-    peak_half : int
-        A spot is the largest value within this many pixels along y and x.
+    limit : float32 array of the same shape
+        A lattice point is looked at where the filtered frame, times `sign`, exceeds this, DN.
+    sign : float
+        1 for bright spots, −1 for dark ones.
 
     Returns
     -------
     frame : int32 array, shape (k,)
-        Index in `frames`; spots are ordered by frame, then row, then column of their peak.
+        Index in `frames`; spots are ordered by frame, then row, then column of their lattice point.
     y, x : float32 arrays, shape (k,)
-        Log-quadratic seeds, px.
+        The highest pixel within half a step of the lattice point, moved by a log-parabola along each axis, px.
     snr : float32 array, shape (k,)
-        Filtered signal over filtered noise at the peak.
+        Filtered signal at that pixel over the s.d. of the filtered noise.
+
+    Notes
+    -----
+    A lattice point is a candidate where it is the largest of its 3 × 3 neighbours; only there is the filter evaluated
+    at every pixel. A peak that lies between lattice points is lower at each of them: `limit` has to allow for it.
     """
     n, height, width = frames.shape
-    pad = max(box_half, len(taps) - 1)
-    padded = np.empty((height + 2 * pad, width + 2 * pad), np.float32)
-    filtered = np.empty((height, width), np.float32)
-    above = np.empty(height, np.int64)
-    columns = np.empty(width, np.int64)
+    rows = make_rows(width, len(taps) - 1, box_half, step)
+    lattice_height, lattice_width = level.shape
+    filtered = np.empty((lattice_height, lattice_width), np.float32)
+    bound = (limit * np.float32(sign)).astype(np.float32)
+    half = step // 2 + 1
+    patch = np.empty((2 * half + 1, 2 * half + 1), np.float32)
+    middle = half + max(box_half, len(taps) - 1)
+    pixels = np.empty((2 * middle + 1, 2 * middle + 1), np.float32)
+    gauss, box = np.empty(2 * middle + 1, np.float32), np.empty(2 * middle + 1, np.float32)
+    nothing = np.zeros(2 * middle + 1, np.float32)
+    bright = sign > 0.0
+    columns = np.empty(lattice_width, np.int32)
     frame_of = np.empty(256, np.int32)
     values = np.empty((3, 256), np.float32)
     count = 0
     for i in range(n):
-        _subtract_padded(frames[i], background, sign, pad, padded)
-        _filter_padded(padded, taps, box_half, filtered)
-        for y in range(height):
-            above[y] = _normalise(filtered[y], inverse_noise[y], threshold)
-        for y in range(height):
-            if above[y] == 0:
-                continue
-            found = _peaks_of_row(filtered, y, np.float32(threshold), peak_half, columns)
-            while count + found > len(frame_of):
-                frame_of, values = _grown(frame_of, values)
-            for x in columns[:found]:
-                dy, dx = _log_quadratic(filtered, y, x)
+        for k in range(lattice_height):
+            filter_row(frames[i], taps, box_half, pedestal, rows, filtered, k)
+        for k in range(lattice_height):
+            for j in columns[: _above(filtered, bound, k, bright, columns)]:
+                if not _is_peak(filtered, level, inverse_noise, sign, k, j):
+                    continue
+                _copy(frames[i], k * step - middle, j * step - middle, pedestal, pixels)
+                _evaluate(pixels, half, taps, box_half, gauss, box, nothing, patch)
+                top, a, b = np.float32(-np.inf), half, half
+                for v in range(1, 2 * half):
+                    for u in range(1, 2 * half):
+                        patch_value = sign * patch[v, u]
+                        inside = 0 <= k * step + v - half < height and 0 <= j * step + u - half < width
+                        if patch_value > top and inside:
+                            top, a, b = patch_value, v, u
+                signal = top - level[k, j]
+                if count == len(frame_of):
+                    frame_of, values = _grown(frame_of, values)
+                base = level[k, j]
+                dy = _parabola(sign * patch[a - 1, b] - base, signal, sign * patch[a + 1, b] - base)
+                dx = _parabola(sign * patch[a, b - 1] - base, signal, sign * patch[a, b + 1] - base)
                 frame_of[count] = i
-                values[0, count] = y + dy
-                values[1, count] = x + dx
-                values[2, count] = filtered[y, x]
+                values[0, count] = k * step + a - half + dy
+                values[1, count] = j * step + b - half + dx
+                values[2, count] = signal * inverse_noise[k, j]
                 count += 1
     return (
         frame_of[:count].copy(),

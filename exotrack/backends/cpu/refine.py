@@ -7,89 +7,281 @@ import math
 import numpy as np
 from numba import njit
 
-from exotrack.tables import F32, F64, I32, U16, Array
+from exotrack.tables import F32, F64, I32, I64, U16, Array
 
 SATURATED, EDGE, CROWDED, SEED_ONLY = 1, 2, 4, 8
-ITERATIONS = 12
-NEIGHBOURS = 8
-ROOT_TWO = math.sqrt(2.0)
-ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
+ITERATIONS = 15
+NEIGHBOURS = 12
+SWEEPS = 4
+"""Times that spots within each other's reach are fitted in turn, each after subtraction of the others."""
+ENOUGH = 0.1
+"""A step of less than this share of every standard error ends the iteration: what is left after it is a tenth of it."""
+PARAMETERS = 5
+"""y, x, amplitude, offset, squared width."""
+BLIND = np.float32(1e30)
+"""Variance of a pixel that is left out."""
+NARROWEST, WIDEST = 0.3, 16.0
+"""Limits of a fitted squared width over the one to start from: no spot is much narrower than that of a point."""
+PIXEL = 1.0 / 12.0
+"""Variance of a uniform distribution over a pixel: what integration over pixels adds to the width, px²."""
+VECTOR = 16
+"""Pixels are padded to a multiple of this, so that the sums over them have no remainder."""
 
 
-@njit(nogil=True, cache=True)
-def _axis(first: int, count: int, centre: float, sigma: float, value: F64, by_centre: F64, by_sigma: F64) -> None:
-    """Share of a Gaussian in each of `count` pixels of one axis, and its derivatives by centre and width."""
-    edge = (first - 0.5 - centre) / sigma
-    left_erf = math.erf(edge / ROOT_TWO)
-    left_pdf = math.exp(-0.5 * edge * edge) / ROOT_TWO_PI
-    for i in range(count):
-        right = edge + 1.0 / sigma
-        right_erf = math.erf(right / ROOT_TWO)
-        right_pdf = math.exp(-0.5 * right * right) / ROOT_TWO_PI
-        value[i] = 0.5 * (right_erf - left_erf)
-        by_centre[i] = (left_pdf - right_pdf) / sigma
-        by_sigma[i] = (edge * left_pdf - right * right_pdf) / sigma
-        edge, left_erf, left_pdf = right, right_erf, right_pdf
+@njit(nogil=True, cache=True, error_model="numpy")
+def _profile(centre: float, variance: float, line: F32) -> None:
+    """exp(−(m − centre)² / 2 variance) for m = −half … half, by recurrence from the middle outwards."""
+    half = len(line) // 2
+    step = math.exp(-0.5 / variance)
+    tilt = math.exp(centre / variance)
+    right = left = math.exp(-0.5 * centre * centre / variance)
+    line[half] = right
+    up, down = step * tilt, step / tilt
+    square = step * step
+    for m in range(1, half + 1):
+        right *= up
+        left *= down
+        line[half + m] = right
+        line[half - m] = left
+        up *= square
+        down *= square
 
 
-@njit(nogil=True, cache=True)
-def _solve(matrix: F64, vector: F64, inverse_diagonal: F64) -> bool:
-    """Solve matrix · s = vector in place of vector, and give the diagonal of the inverse; False if not positive."""
-    n = len(vector)
-    lower = np.zeros((n, n))
-    for i in range(n):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _outer(gy: F32, gx: F32, shape: F32) -> None:
+    side = len(gy)
+    for i in range(side):
+        height = gy[i]
+        row = shape[i * side : (i + 1) * side]
+        for j in range(side):
+            row[j] = height * gx[j]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy")
+def _sums(
+    data: F32, variance: F32, shape: F32, across: F32, along: F32, amplitude: float, offset: float, gain: float,
+    cy: float, cx: float, fisher: F64, score: F64,
+) -> float:  # fmt: skip
+    """Fisher matrix and score of y, x, amplitude, offset and (log of the) width; the sum of squared residuals.
+
+    The derivatives are those of a Gaussian sampled at the pixels, divided by its variance (y, x) or its square
+    (width): the caller multiplies. All sums are float32; the coordinates are relative to the window.
+    """
+    a, b, g = np.float32(amplitude), np.float32(offset), np.float32(gain)
+    oy, ox = np.float32(cy), np.float32(cx)
+    f00 = f01 = f11 = f02 = f12 = f22 = f03 = f13 = f23 = f33 = f04 = f14 = f24 = f34 = f44 = np.float32(0.0)
+    s0 = s1 = s2 = s3 = s4 = chi2 = np.float32(0.0)
+    for p in range(len(data)):
+        y, x = along[p] - oy, across[p] - ox
+        square = y * y + x * x
+        share = shape[p]
+        signal = a * share
+        w = np.float32(1.0) / (variance[p] + g * signal)
+        residual = data[p] - b - signal
+        wr = w * residual
+        chi2 += wr * residual
+        ws = w * share
+        wss = ws * share
+        wy, wx, wq = wss * y, wss * x, wss * square
+        f00 += wy * y
+        f01 += wy * x
+        f11 += wx * x
+        f02 += wy
+        f12 += wx
+        f22 += wss
+        f03 += ws * y
+        f13 += ws * x
+        f23 += ws
+        f33 += w
+        f04 += wy * square
+        f14 += wx * square
+        f24 += wq
+        f34 += ws * square
+        f44 += wq * square
+        rs = wr * share
+        s0 += rs * y
+        s1 += rs * x
+        s2 += rs
+        s3 += wr
+        s4 += rs * square
+    aa = amplitude * amplitude
+    fisher[0, 0], fisher[1, 0], fisher[1, 1] = aa * f00, aa * f01, aa * f11
+    fisher[2, 0], fisher[2, 1], fisher[2, 2] = amplitude * f02, amplitude * f12, f22
+    fisher[3, 0], fisher[3, 1], fisher[3, 2], fisher[3, 3] = amplitude * f03, amplitude * f13, f23, f33
+    fisher[4, 0], fisher[4, 1], fisher[4, 2] = aa * f04, aa * f14, amplitude * f24
+    fisher[4, 3], fisher[4, 4] = amplitude * f34, aa * f44
+    score[0], score[1], score[2], score[3], score[4] = amplitude * s0, amplitude * s1, s2, s3, amplitude * s4
+    return float(chi2)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _factor(matrix: F64, lower: F64) -> bool:
+    """Cholesky factor of a symmetric matrix given by its lower triangle, reciprocals on its diagonal; False if none."""
+    for i in range(PARAMETERS):
         for j in range(i + 1):
             total = matrix[i, j]
             for k in range(j):
                 total -= lower[i, k] * lower[j, k]
             if i == j:
-                if total <= 1e-12 * matrix[i, i] or not total > 0.0:
+                if not total > 1e-5 * matrix[i, i]:
                     return False
-                lower[i, i] = math.sqrt(total)
+                lower[i, i] = 1.0 / math.sqrt(total)
             else:
-                lower[i, j] = total / lower[j, j]
-    for i in range(n):
-        for k in range(i):
-            vector[i] -= lower[i, k] * vector[k]
-        vector[i] /= lower[i, i]
-    for i in range(n - 1, -1, -1):
-        for k in range(i + 1, n):
-            vector[i] -= lower[k, i] * vector[k]
-        vector[i] /= lower[i, i]
-    column = np.empty(n)
-    for c in range(n):
-        norm = 0.0
-        for i in range(c, n):
-            total = 1.0 if i == c else 0.0
-            for k in range(c, i):
-                total -= lower[i, k] * column[k]
-            column[i] = total / lower[i, i]
-            norm += column[i] * column[i]
-        inverse_diagonal[c] = norm
+                lower[i, j] = total * lower[j, j]
     return True
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _solve(lower: F64, vector: F64) -> None:
+    """Solve for a vector, in its place."""
+    for i in range(PARAMETERS):
+        for k in range(i):
+            vector[i] -= lower[i, k] * vector[k]
+        vector[i] *= lower[i, i]
+    for i in range(PARAMETERS - 1, -1, -1):
+        for k in range(i + 1, PARAMETERS):
+            vector[i] -= lower[k, i] * vector[k]
+        vector[i] *= lower[i, i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _variance_of(lower: F64, c: int, column: F64) -> float:
+    """Diagonal element `c` of the inverse of the factored matrix."""
+    column[c] = lower[c, c]
+    norm = column[c] * column[c]
+    for i in range(c + 1, PARAMETERS):
+        total = 0.0
+        for k in range(c, i):
+            total -= lower[i, k] * column[k]
+        column[i] = total * lower[i, i]
+        norm += column[i] * column[i]
+    return float(norm)
+
+
 @njit(nogil=True, cache=True)
-def _neighbours(k: int, frame: I32, y: F32, x: F32, reach: float, out: F64) -> int:
-    """Positions of up to `NEIGHBOURS` other seeds of the same frame within `reach` along y and x."""
+def _nearest(place: float, length: int) -> int:
+    return min(max(round(place), 0), length - 1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _neighbours(k: int, frame: I32, y: F32, x: F32, reach: float, out: Array) -> int:
+    """Up to `NEIGHBOURS` other seeds of the same frame within `reach` along y and x."""
     found = 0
     for step in (-1, 1):
         j = k + step
-        # Seeds are ordered by the row of their peak, which a seed leaves by at most one pixel.
-        while 0 <= j < len(frame) and frame[j] == frame[k] and abs(y[j] - y[k]) <= reach + 2.0:
+        # Seeds are ordered by the row of their lattice point, which a seed leaves by less than 4 px.
+        while 0 <= j < len(frame) and frame[j] == frame[k] and abs(y[j] - y[k]) <= reach + 8.0:
             if abs(y[j] - y[k]) <= reach and abs(x[j] - x[k]) <= reach and found < NEIGHBOURS:
-                out[found, 0] = y[j]
-                out[found, 1] = x[j]
+                out[found] = j
                 found += 1
             j += step
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _gather(
+    image: Array, background: F32, variance: F32, row: int, column: int, half: int, sign: float, saturation: float,
+    data: F32, weight: F32,
+) -> bool:  # fmt: skip
+    """Pixels of a window and their variances; whether any of them is clipped."""
+    height, width = image.shape
+    side = 2 * half + 1
+    s, limit = np.float32(sign), np.float32(saturation)
+    top, left = row - half, column - half
+    highest = np.float32(0.0)
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        for i in range(side):
+            raw, still = image[top + i, left : left + side], background[top + i, left : left + side]
+            noise = variance[top + i, left : left + side]
+            for j in range(side):
+                value = np.float32(raw[j])
+                highest = max(highest, value)
+                data[i * side + j] = s * (value - still[j])
+                weight[i * side + j] = noise[j]
+    else:
+        for i in range(side):
+            for j in range(side):
+                v, u, p = top + i, left + j, i * side + j
+                if 0 <= v < height and 0 <= u < width:
+                    value = np.float32(image[v, u])
+                    highest = max(highest, value)
+                    data[p] = s * (value - background[v, u])
+                    weight[p] = variance[v, u]
+                else:
+                    data[p] = np.float32(0.0)
+                    weight[p] = BLIND
+    return bool(highest >= limit)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _leave_out_clipped(image: Array, row: int, column: int, half: int, saturation: float, weight: F32) -> bool:
+    """Leave out the clipped pixels of a window; whether any of them is within half of it."""
+    height, width = image.shape
+    side = 2 * half + 1
+    near = False
+    for v in range(max(row - half, 0), min(row + half + 1, height)):
+        for u in range(max(column - half, 0), min(column + half + 1, width)):
+            if image[v, u] >= saturation:
+                weight[(v - row + half) * side + u - column + half] = BLIND
+                near = near or 4 * ((v - row) ** 2 + (u - column) ** 2) <= half * half
+    return near
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _fit(
+    data: F32, weight: F32, along: F32, across: F32, half: int, width: float, gain: float, free_width: bool,
+    estimate: F64, error: F64, gy: F32, gx: F32, shape: F32, fisher: F64, lower: F64, score: F64,
+) -> float:  # fmt: skip
+    """Fisher scoring from `estimate` (y, x, amplitude, offset, variance of the shape); χ² of the last but one step.
+
+    Negative where the matrix cannot be inverted. `width` is the squared width from which the fit may stray.
+    """
+    chi2, squared = -1.0, estimate[4]
+    for _ in range(ITERATIONS):
+        cy, cx, amplitude, offset, squared = estimate[0], estimate[1], estimate[2], estimate[3], estimate[4]
+        _profile(cy, squared, gy)
+        _profile(cx, squared, gx)
+        _outer(gy, gx, shape)
+        now = _sums(data, weight, shape, across, along, amplitude, offset, gain, cy, cx, fisher, score)
+        if not free_width:
+            for a in range(4):
+                fisher[4, a] = 0.0
+            fisher[4, 4], score[4] = 1.0, 0.0
+        if not _factor(fisher, lower):
+            return -1.0
+        _solve(lower, score)
+        chi2 = now
+        # Undo the scaling of the derivatives: d/dy carried a factor of the variance, d/d(σ²) twice its square.
+        dy, dx, d_squared = score[0] * squared, score[1] * squared, 2.0 * score[4] * squared * squared
+        # The diagonal of the matrix gives errors with all else known, which are smaller: the test is on the safe side.
+        settled = True
+        for a in range(PARAMETERS):
+            settled = settled and (a == 3 or score[a] * score[a] * fisher[a, a] < ENOUGH * ENOUGH)
+        # A step is cut where the quadratic approximation cannot be trusted.
+        cut = 1.0
+        largest = 0.35 * math.sqrt(squared) + 0.25
+        cut = min(cut, largest / max(abs(dy), abs(dx), 1e-12))
+        cut = min(cut, 0.5 * squared / max(abs(d_squared), 1e-12))
+        if score[2] < 0.0:
+            cut = min(cut, 0.7 * amplitude / -score[2])
+        estimate[0] = cy + cut * dy
+        estimate[1] = cx + cut * dx
+        estimate[2] = amplitude + cut * score[2]
+        estimate[3] = offset + cut * score[3]
+        estimate[4] = min(max(squared + cut * d_squared, NARROWEST * width), WIDEST * width)
+        strayed = max(abs(estimate[0]), abs(estimate[1])) > half + 1.0
+        if (settled and cut == 1.0) or strayed:
+            break
+    error[0] = _variance_of(lower, 0, score) * squared * squared
+    error[1] = _variance_of(lower, 1, score) * squared * squared
+    return chi2
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def refine(
     frames: Array,
     background: F32,
-    noise: F32,
+    variance: F32,
     frame: I32,
     y: F32,
     x: F32,
@@ -99,38 +291,43 @@ def refine(
     gain: float,
     half: int,
     saturation: float,
+    free_width: bool,
 ) -> tuple[F64, U16]:
-    """Fit a pixel-integrated Gaussian on a constant to the neighbourhood of every seed.
+    """Fit a Gaussian on a constant to the neighbourhood of every seed.
 
-    Fisher scoring on the likelihood of noise with variance noise² + gain × signal: for gain 1 and noise² equal to the
-    background this is the Poisson likelihood [1]_, for gain 0 least squares. Pixels nearer to another seed and
-    saturated ones are left out.
+    Fisher scoring on the likelihood of noise with a variance of `variance` + gain × signal: with the variance of the
+    background under the spot and the camera's gain this is the Poisson likelihood [1]_, with gain 0 least squares.
+    Integration over a pixel is taken as a widening by 1/12 px²; for σ ≥ 0.8 px the image differs from the integral by
+    less than 0.3 % of its height, and not at all in its centre. Saturated pixels are left out. Spots within each
+    other's reach are fitted in turn, each after subtraction of the others, which converges to the joint fit.
 
     Parameters
     ----------
-    frames, background
+    frames, sign
         As in `detect`.
-    noise : float32 array, shape (height, width)
-        s.d. of the background noise per pixel, DN.
+    background : float32 array, shape (height, width)
+        Still background, DN.
+    variance : float32 array, shape (height, width)
+        Variance of the noise of each pixel without any spot, DN².
     frame, y, x : arrays, shape (k,)
         Seeds from `detect`, in its order.
-    sign : float
-        1 for bright spots, −1 for dark ones.
     sigma : float
-        Width to start from, px; the fitted width stays between 0.4 and 4 times it.
+        Width to start from, px; a free one stays between about half of it and four times it.
     gain : float
         Growth of the variance with the signal, DN.
     half : int
         Half width of the fitting window, px.
     saturation : float
         Pixels at or above it are clipped; inf for none.
+    free_width : bool
+        Whether the width is fitted.
 
     Returns
     -------
     values : float64 array, shape (9, k)
-        y, x [px], mass [DN], background above the still one [DN], noise [DN], width [px], error of y, error of x [px],
-        sum of squared normalised residuals per degree of freedom. A centre that is fitted outside the frame is given
-        as it is: the peak at the border was the flank of a particle beyond it.
+        y, x [px], mass [DN], background above the still one [DN], noise per pixel [DN], width [px], error of y, error
+        of x [px], sum of squared normalised residuals per degree of freedom. A centre that is fitted outside the frame
+        is given as it is: the peak at the border was the flank of a particle beyond it.
     flag : uint16 array, shape (k,)
         SATURATED, EDGE, CROWDED, SEED_ONLY as in `exotrack.tables.SpotFlag`.
 
@@ -140,115 +337,165 @@ def refine(
     """
     n_spots = len(frame)
     height, width = frames.shape[1], frames.shape[2]
-    values = np.empty((9, n_spots))
-    flags = np.zeros(n_spots, np.uint16)
     side = 2 * half + 1
-    data = np.empty((side, side))
-    used = np.empty((side, side), np.bool_)
-    ey, ey_c, ey_s = np.empty(side), np.empty(side), np.empty(side)
-    ex, ex_c, ex_s = np.empty(side), np.empty(side), np.empty(side)
-    fisher = np.empty((5, 5))
-    score = np.empty(5)
-    slope = np.empty(5)
-    variance = np.empty(5)
-    near = np.empty((NEIGHBOURS, 2))
+    padded = (side * side + VECTOR - 1) // VECTOR * VECTOR
+    data, weight, shape = np.zeros(padded, np.float32), np.zeros(padded, np.float32), np.zeros(padded, np.float32)
+    along, across = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
+    for i in range(side):
+        for j in range(side):
+            along[i * side + j], across[i * side + j] = i - half, j - half
+    for p in range(side * side, padded):
+        weight[p] = BLIND
+    rim = np.flatnonzero(along**2 + across**2 > (half - 0.5) ** 2)
+    gy, gx = np.empty(side, np.float32), np.empty(side, np.float32)
+    fisher, lower, score, error = (
+        np.empty((PARAMETERS, PARAMETERS)),
+        np.empty((PARAMETERS, PARAMETERS)),
+        np.empty(PARAMETERS),
+        np.empty(2),
+    )
+    estimate = np.empty(PARAMETERS)
+    fitted = np.empty((6, n_spots))
+    errors = np.empty((2, n_spots))
+    first = np.empty((2, n_spots))
+    pixels = np.empty(n_spots, np.int64)
+    flags = np.zeros(n_spots, np.uint16)
+    near = np.empty(NEIGHBOURS, np.int64)
+    crowded = np.empty(n_spots, np.int64)
+    n_crowded = 0
+    squared = sigma * sigma + PIXEL
     for k in range(n_spots):
-        py, px = round(y[k]), round(x[k])
-        top, left = max(py - half, 0), max(px - half, 0)
-        rows, columns = min(py + half + 1, height) - top, min(px + half + 1, width) - left
-        flag = 0
-        if rows < side or columns < side:
-            flag |= EDGE
-        n_near = _neighbours(k, frame, y, x, 2.0 * half, near)
-        for m in range(n_near):
-            if (near[m, 0] - y[k]) ** 2 + (near[m, 1] - x[k]) ** 2 < (4.0 * sigma) ** 2:
-                flag |= CROWDED
-        n_used = 0
-        border_sum = 0.0
-        border_count = 0
-        for i in range(rows):
-            for j in range(columns):
-                raw = float(frames[frame[k], top + i, left + j])
-                data[i, j] = sign * (raw - background[top + i, left + j])
-                ok = True
-                own = (top + i - y[k]) ** 2 + (left + j - x[k]) ** 2
+        row, column = _nearest(y[k], height), _nearest(x[k], width)
+        if row < half or column < half or row + half >= height or column + half >= width:
+            flags[k] |= EDGE
+        image = frames[frame[k]]
+        if _gather(
+            image, background, variance, row, column, half, sign, saturation, data, weight
+        ) and _leave_out_clipped(image, row, column, half, saturation, weight):
+            flags[k] |= SATURATED
+        n_near = _neighbours(k, frame, y, x, half + 2.5 * sigma, near)
+        if n_near:
+            crowded[n_crowded] = k
+            n_crowded += 1
+            for m in range(n_near):
+                if (y[near[m]] - y[k]) ** 2 + (x[near[m]] - x[k]) ** 2 < (4.0 * sigma) ** 2:
+                    flags[k] |= CROWDED
+            for p in range(side * side):
+                v, u = row + along[p], column + across[p]
+                own = (v - y[k]) ** 2 + (u - x[k]) ** 2
                 for m in range(n_near):
-                    if (top + i - near[m, 0]) ** 2 + (left + j - near[m, 1]) ** 2 < own:
-                        ok = False
-                if raw >= saturation:
-                    ok = False
-                    if own < (2.0 * sigma) ** 2:
-                        flag |= SATURATED
-                used[i, j] = ok
-                if ok:
-                    n_used += 1
-                    if own > (half - 0.5) ** 2:
-                        border_sum += data[i, j]
-                        border_count += 1
-        local = float(noise[py, px])
-        floor = border_sum / border_count if border_count > 0 else 0.0
-        peak = data[py - top, px - left] - floor
-        cy, cx, width_fit, offset = float(y[k]), float(x[k]), sigma, floor
-        mass = max(peak, local) * 2.0 * math.pi * (sigma * sigma + 1.0 / 12.0)
-        converged = False
-        chi2 = 0.0
-        variance[:] = np.inf
-        for _ in range(ITERATIONS):
-            _axis(top, rows, cy, width_fit, ey, ey_c, ey_s)
-            _axis(left, columns, cx, width_fit, ex, ex_c, ex_s)
-            fisher[:] = 0.0
-            score[:] = 0.0
-            chi2 = 0.0
-            for i in range(rows):
-                for j in range(columns):
-                    if not used[i, j]:
-                        continue
-                    share = ey[i] * ex[j]
-                    weight = 1.0 / (local * local + gain * mass * share)
-                    residual = data[i, j] - offset - mass * share
-                    slope[0] = mass * ey_c[i] * ex[j]
-                    slope[1] = mass * ey[i] * ex_c[j]
-                    slope[2] = share
-                    slope[3] = 1.0
-                    slope[4] = mass * (ey_s[i] * ex[j] + ey[i] * ex_s[j])
-                    chi2 += residual * residual * weight
-                    for a in range(5):
-                        wa = slope[a] * weight
-                        score[a] += wa * residual
-                        for b in range(a + 1):
-                            fisher[a, b] += wa * slope[b]
-            if converged or n_used < 8 or not _solve(fisher, score, variance):
-                break
-            # A step is cut where the quadratic approximation cannot be trusted.
-            cut = 1.0
-            for a in range(2):
-                cut = min(cut, 0.7 / max(abs(score[a]), 1e-12))
-            cut = min(cut, 0.3 * width_fit / max(abs(score[4]), 1e-12))
-            if score[2] < 0.0:
-                cut = min(cut, 0.7 * mass / -score[2])
-            cy += cut * score[0]
-            cx += cut * score[1]
-            mass += cut * score[2]
-            offset += cut * score[3]
-            width_fit = min(max(width_fit + cut * score[4], 0.4 * sigma), 4.0 * sigma)
-            converged = cut == 1.0 and abs(score[0]) < 1e-4 and abs(score[1]) < 1e-4 and abs(score[4]) < 1e-3
-        strayed = abs(cy - y[k]) > 1.5 * max(sigma, 1.0) or abs(cx - x[k]) > 1.5 * max(sigma, 1.0)
+                    if (v - y[near[m]]) ** 2 + (u - x[near[m]]) ** 2 < own:
+                        weight[p] = BLIND
+        pixels[k] = _count(weight)
+        _start(data, weight, rim, half, y[k] - row, x[k] - column, squared, estimate)
+        first[0, k], first[1, k] = estimate[2], estimate[3]
+        chi2 = _fit(
+            data, weight, along, across, half, squared, gain, free_width,
+            estimate, error, gy, gx, shape, fisher, lower, score,
+        )  # fmt: skip
+        _keep(k, row, column, estimate, error, chi2, fitted, errors)
+
+    # Joint fits: each spot once more without the light of the others, until none moves.
+    for _ in range(SWEEPS if n_crowded else 0):
+        before = fitted.copy()
+        moved = False
+        for k in crowded[:n_crowded]:
+            row, column = _nearest(y[k], height), _nearest(x[k], width)
+            if before[5, k] < 0.0:
+                continue
+            image = frames[frame[k]]
+            if _gather(image, background, variance, row, column, half, sign, saturation, data, weight):
+                _leave_out_clipped(image, row, column, half, saturation, weight)
+            for m in near[: _neighbours(k, frame, y, x, half + 2.5 * sigma, near)]:
+                if before[5, m] >= 0.0:
+                    _remove(before[:, m], row, column, gain, gy, gx, shape, data, weight)
+            pixels[k] = _count(weight)
+            estimate[0], estimate[1] = before[0, k] - row, before[1, k] - column
+            estimate[2:] = before[2:5, k]
+            chi2 = _fit(
+                data, weight, along, across, half, squared, gain, free_width,
+                estimate, error, gy, gx, shape, fisher, lower, score,
+            )  # fmt: skip
+            if chi2 >= 0.0:
+                ey, ex = errors[0, k], errors[1, k]
+                _keep(k, row, column, estimate, error, chi2, fitted, errors)
+                # The errors of the first fit, to which each spot's neighbours left only its own pixels, hold.
+                errors[0, k], errors[1, k] = max(ey, errors[0, k]), max(ex, errors[1, k])
+                moved = (
+                    moved or abs(fitted[0, k] - before[0, k]) > 0.1 * ey or abs(fitted[1, k] - before[1, k]) > 0.1 * ex
+                )
+        if not moved:
+            break
+
+    values = np.empty((9, n_spots))
+    for k in range(n_spots):
+        local = math.sqrt(variance[_nearest(y[k], height), _nearest(x[k], width)])
+        cy, cx, amplitude, offset = fitted[0, k], fitted[1, k], fitted[2, k], fitted[3, k]
+        shape2, ey, ex = fitted[4, k], errors[0, k], errors[1, k]
+        strayed = max(abs(cy - y[k]), abs(cx - x[k])) > 1.5 * max(sigma, 1.0)
         outside = not (-0.5 <= cy < height - 0.5 and -0.5 <= cx < width - 0.5)
-        if not (variance[0] < np.inf) or (strayed and not outside) or not mass > 0.0:
-            flag |= SEED_ONLY
-            cy, cx, width_fit = float(y[k]), float(x[k]), sigma
-            mass = max(peak, local) * 2.0 * math.pi * (sigma * sigma + 1.0 / 12.0)
-            offset = floor
+        if fitted[5, k] < 0.0 or pixels[k] < 8 or (strayed and not outside) or not amplitude > 0.0:
+            flags[k] |= SEED_ONLY
+            cy, cx, amplitude, offset, shape2 = y[k], x[k], first[0, k], first[1, k], squared
             # Log-quadratic seeds stay below twice the bound of a spot that is just detected.
-            variance[0] = variance[1] = (2.0 * sigma * local * 2.0 * ROOT_TWO_PI * sigma / mass) ** 2
-        values[0, k] = cy
-        values[1, k] = cx
-        values[2, k] = mass
-        values[3, k] = offset
-        values[4, k] = local
-        values[5, k] = width_fit
-        values[6, k] = math.sqrt(variance[0])
-        values[7, k] = math.sqrt(variance[1])
-        values[8, k] = chi2 / max(n_used - 5, 1)
-        flags[k] = flag
+            ey = ex = 2.0 * math.sqrt(2.0 / math.pi) * local / amplitude * 2.0
+        values[0, k], values[1, k] = cy, cx
+        values[2, k] = amplitude * 2.0 * math.pi * shape2
+        values[3, k], values[4, k] = offset, local
+        values[5, k] = math.sqrt(max(shape2 - PIXEL, 0.0))
+        values[6, k], values[7, k] = ey, ex
+        values[8, k] = max(fitted[5, k], 0.0) / max(pixels[k] - (5 if free_width else 4), 1)
     return values, flags
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _start(data: F32, weight: F32, rim: I64, half: int, cy: float, cx: float, squared: float, estimate: F64) -> None:
+    """Estimates to start from: offset from the rim of the window, amplitude from the middle."""
+    total = np.float32(0.0)
+    count = 0
+    for p in rim:
+        if weight[p] < BLIND:
+            total += data[p]
+            count += 1
+    offset = total / count if count else 0.0
+    middle = half * (2 * half + 2)
+    height = data[middle] - offset
+    if weight[middle] < BLIND:
+        height = max(height, math.sqrt(weight[middle]))
+    estimate[0], estimate[1], estimate[2] = cy, cx, max(height, 1e-3)
+    estimate[3], estimate[4] = offset, squared
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _keep(k: int, row: int, column: int, estimate: F64, error: F64, chi2: float, fitted: F64, errors: F64) -> None:
+    fitted[0, k] = row + estimate[0]
+    fitted[1, k] = column + estimate[1]
+    for a in range(2, 5):
+        fitted[a, k] = estimate[a]
+    fitted[5, k] = chi2
+    errors[0, k] = math.sqrt(error[0]) if chi2 >= 0.0 else np.inf
+    errors[1, k] = math.sqrt(error[1]) if chi2 >= 0.0 else np.inf
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _remove(
+    other: F64, row: int, column: int, gain: float, gy: F32, gx: F32, shape: F32, data: F32, weight: F32
+) -> None:
+    """Subtract the fitted light of another spot from a window, and add its shot noise to the variances."""
+    _profile(other[0] - row, other[4], gy)
+    _profile(other[1] - column, other[4], gx)
+    _outer(gy, gx, shape)
+    amplitude, growth = np.float32(other[2]), np.float32(gain)
+    for p in range(len(data)):
+        light = amplitude * shape[p]
+        data[p] -= light
+        weight[p] += growth * light
+
+
+@njit(nogil=True, cache=True)
+def _count(weight: F32) -> np.int32:
+    """Pixels that are not left out."""
+    used = np.int32(0)
+    for p in range(len(weight)):
+        used += np.int32(weight[p] < BLIND)
+    return used

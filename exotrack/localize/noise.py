@@ -1,0 +1,256 @@
+"""Background and noise of a window of frames: what a spot has to stand out of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import convolve1d, median_filter, uniform_filter
+
+from exotrack.camera import Camera
+from exotrack.localize.matched import MatchedFilter
+from exotrack.protocol import LocalizeSection
+from exotrack.tables import F32, F64, I64, Array, SpotModel
+
+SAMPLES = 6
+"""Frames of a window from which the noise is measured."""
+TILE = 32
+"""Side of the tiles on which noise is measured, px."""
+ROUNDING_NOISE = math.sqrt(1.0 / 12.0)
+"""s.d. of rounding to whole grey levels, the least noise that an integer image can have, DN."""
+CLIP = 3.5
+"""Noise s.d. beyond which a place is left out of the noise, together with its surroundings."""
+CLIPPINGS = 3
+"""Times that this is repeated; in sparse fields two suffice."""
+CONTINUED = 0.01
+"""Expected number of noise peaks within reach of a particle's last place that pass for its continuation."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What `detect` needs to look for spots of one width in a window."""
+
+    matched: MatchedFilter
+    level: F32
+    """Filtered still background, sign included, on the lattice, DN."""
+    inverse_noise: F32
+    """One over the s.d. of the filtered noise on the lattice, 1/DN."""
+    threshold: F32
+    """Signal-to-noise ratio of a spot that stands for itself, on the lattice."""
+    faint: float
+    """Signal-to-noise ratio, as a share of the threshold, of a peak that may continue a particle."""
+
+
+@dataclass(frozen=True)
+class WindowState:
+    """Background and noise of one window of the time grid."""
+
+    background: F32
+    """Still background, DN; zeros where none is subtracted."""
+    variance: F32
+    """Variance of the noise per pixel where there is no spot, DN²."""
+    scales: tuple[Scale, ...]
+    """The spot model's width first, then its further widths."""
+
+
+def sample(frames: Array, count: int) -> Array:
+    """About `count` frames, evenly spread."""
+    picked = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64))
+    return frames if len(picked) == len(frames) else frames[picked]
+
+
+def window_state(
+    frames: Array,
+    model: SpotModel,
+    settings: LocalizeSection,
+    reach_px: float,
+    *,
+    backend: Any,
+    camera: Camera | None = None,
+) -> WindowState:
+    """Background and noise of a window, from frames sampled evenly in it.
+
+    Parameters
+    ----------
+    frames : array, shape (n, height, width)
+    model : SpotModel
+    settings : LocalizeSection
+    reach_px : float
+        Distance within which a particle is looked for in the next frame, px.
+    backend : module
+        A loaded backend.
+    camera : Camera, optional
+        Adds the read noise of each pixel; the frames are in electrons then.
+    """
+    shape = frames.shape[1:]
+    sign = 1.0 if model.polarity == "bright" else -1.0
+    background = np.zeros(shape, np.float32)
+    if model.still_background and len(frames) >= 3:
+        background = backend.still_background(sample(frames, settings.background_frames))
+    few = sample(frames, SAMPLES)
+    share = settings.false_alarms_per_frame / (1 + len(model.further_sigmas_px))
+    scales: list[Scale] = []
+    variance = np.empty(shape, np.float32)
+    for sigma in (model.sigma_px, *model.further_sigmas_px):
+        matched = MatchedFilter.for_sigma(sigma)
+        filtered, level = filtered_pair(few, background, model, matched, sign, backend)
+        tiles = Tiles.of(shape, matched)
+        noise, quiet = pixel_noise(filtered - level, matched, tiles, backend=backend, floor=least_noise(frames.dtype))
+        # A still bright speck is subtracted, but its shot noise stays. The filter halves the height of a speck.
+        specks = 2.0 * model.gain_dn * np.maximum(level, 0.0) if model.still_background else np.float32(0.0)
+        at_lattice = np.sqrt(tiles.on_lattice(noise) ** 2 + specks)
+        gain = matched.noise_gain(*shape)
+        if not scales:
+            variance = tiles.on_pixels(noise) ** 2
+            if model.still_background and model.gain_dn > 0.0:
+                variance += np.repeat(np.repeat(specks, matched.step, 0), matched.step, 1)[: shape[0], : shape[1]]
+            if camera is not None:
+                variance = _with_read_noise(variance, camera.read_variance)
+        skewness = sign * model.skew_dn / at_lattice
+        filtered_noise = at_lattice * gain
+        if camera is not None:
+            filtered_noise = np.sqrt(_filtered_variance(variance, matched))
+        scales.append(
+            Scale(
+                matched,
+                level,
+                (1.0 / filtered_noise).astype(np.float32),
+                matched.threshold_at(share, shape[0] * shape[1], skewness),
+                _faint(matched, share, shape, reach_px),
+            )
+        )
+        del quiet
+    return WindowState(background, variance, tuple(scales))
+
+
+def least_noise(dtype: np.dtype[Any]) -> float:
+    """Least s.d. per pixel that frames of a dtype can have, DN."""
+    return ROUNDING_NOISE if np.issubdtype(dtype, np.integer) else 0.0
+
+
+def filtered_pair(
+    frames: Array, background: F32, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any
+) -> tuple[F32, F32]:
+    """Filtered frames and filtered still background, both with the sign that makes spots positive, DN."""
+    options = {"box_half": matched.box_half, "step": matched.step, "pedestal": model.pedestal_dn}
+    filtered = backend.matched_filter(frames, matched.taps, **options)
+    level = np.zeros(filtered.shape[1:], np.float32)
+    if model.still_background:
+        level = backend.matched_filter(background[None], matched.taps, **options)[0]
+    return (filtered, level) if sign > 0 else (-filtered, -level)
+
+
+def _faint(matched: MatchedFilter, share: float, shape: tuple[int, ...], reach_px: float) -> float:
+    """Share of the threshold at which noise seldom offers a continuation within reach."""
+    threshold = matched.threshold(share, shape[0] * shape[1])
+    faint = matched.threshold(CONTINUED, max(round(math.pi * reach_px**2), 10))
+    return min(max(faint, 3.3) / threshold, 1.0)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of about 32 × 32 px that have their borders on a lattice, and the interpolation between their centres."""
+
+    ys: I64
+    """Borders along y in lattice points."""
+    xs: I64
+    shape: tuple[int, ...]
+    """Height and width, px."""
+    step: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], matched: MatchedFilter) -> Tiles:
+        """Tiles for frames of a height and width."""
+        points = matched.lattice(shape[0], shape[1])
+        borders = []
+        for length, count in zip(shape, points, strict=True):
+            borders.append(np.linspace(0, count, max(1, round(length / TILE)) + 1).round().astype(np.int64))
+        return cls(borders[0], borders[1], shape, matched.step)
+
+    def on_lattice(self, tiles: F64) -> F32:
+        """Values of the tiles, bilinear between their centres, at the lattice points."""
+        at_y, at_x = (np.arange(borders[-1]) for borders in (self.ys, self.xs))
+        return self._interpolated(tiles, at_y, at_x)
+
+    def on_pixels(self, tiles: F64) -> F32:
+        """The same at every pixel."""
+        at_y, at_x = (np.arange(length) / self.step for length in self.shape)
+        return self._interpolated(tiles, at_y, at_x)
+
+    def _interpolated(self, tiles: F64, at_y: Array, at_x: Array) -> F32:
+        rows = np.stack([np.interp(at_x, _centres(self.xs), row) for row in tiles]).astype(np.float32)
+        centres = _centres(self.ys)
+        place = np.interp(at_y, centres, np.arange(len(centres)))
+        below = np.minimum(place.astype(np.int64), max(len(centres) - 2, 0))
+        share = (place - below).astype(np.float32)[:, None]
+        steps = np.diff(rows, axis=0, append=rows[-1:])
+        return np.asarray(rows[below] + share * steps[below], np.float32)
+
+
+def _centres(borders: I64) -> F64:
+    """Centres of tiles in lattice points."""
+    return np.asarray(0.5 * (borders[1:] + borders[:-1] - 1))
+
+
+def pixel_noise(
+    filtered: F32, matched: MatchedFilter, tiles: Tiles, *, backend: Any, floor: float
+) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """s.d. of the noise per pixel that explains filtered frames, from the median absolute deviation on tiles.
+
+    The deviation is taken about zero, not about the median: the filter removes any offset. The surroundings of
+    whatever stands out by 3.5 s.d. are left out in further passes, since spots that cover a fifth of a tile would
+    make its noise a third too large. Noise follows the illumination and varies smoothly, a cluster of particles does
+    not: a median over 5 × 5 tiles removes what dim particles add locally.
+
+    Parameters
+    ----------
+    filtered : float32 array, shape (n, lattice height, lattice width)
+        Output of the matched filter, positive for spots, DN.
+    matched : MatchedFilter
+        The filter.
+    tiles : Tiles
+    backend : module
+    floor : float
+        Least noise, DN.
+
+    Returns
+    -------
+    noise : float64 array, shape (tiles along y, tiles along x), DN
+    quiet : bool array of the shape of `filtered`
+        Lattice points that are far from any spot.
+    """
+    gain = matched.noise_gain(tiles.shape[0], tiles.shape[1])
+    inverse = (1.0 / gain).astype(np.float32)
+    quiet = np.ones(filtered.shape, np.bool_)
+    noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
+    radius = math.ceil(2.5 * matched.sigma / matched.step)
+    for _ in range(CLIPPINGS):
+        quiet[:] = True
+        backend.quieten(filtered, np.float32(CLIP) * tiles.on_lattice(noise) * gain, radius, quiet)
+        noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
+    return noise, quiet
+
+
+def _smooth(tiles: F64, floor: float) -> F64:
+    return np.asarray(np.maximum(median_filter(tiles, size=5, mode="nearest"), floor))
+
+
+def _with_read_noise(variance: F32, read: F32) -> F32:
+    """Each pixel's own read noise in place of that of its surroundings."""
+    photons = np.maximum(variance - uniform_filter(read, size=TILE, mode="nearest"), 0.0)
+    return np.asarray(photons + read, np.float32)
+
+
+def _filtered_variance(variance: F32, matched: MatchedFilter) -> F32:
+    """Variance of the filtered frame on the lattice where each pixel has its own, DN²."""
+    half, radius = matched.box_half, len(matched.taps) - 1
+    gauss = np.pad(np.concatenate([matched.taps[:0:-1], matched.taps]), half - radius)
+    box = np.full(2 * half + 1, 1.0 / (2 * half + 1), np.float32)
+    total = np.zeros(variance.shape, np.float32)
+    for one, other, factor in ((gauss, gauss, 1.0), (gauss, box, -2.0), (box, box, 1.0)):
+        along_y = convolve1d(variance, one * other, axis=0, mode="nearest")
+        total += np.float32(factor) * convolve1d(along_y, one * other, axis=1, mode="nearest")
+    return total[:: matched.step, :: matched.step]

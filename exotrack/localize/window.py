@@ -1,0 +1,253 @@
+"""The spots of one window of the time grid: detection and refinement block by block, then what spans several frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exotrack.camera import Camera
+from exotrack.localize.noise import Scale, WindowState
+from exotrack.tables import F32, F64, I32, U16, Array, Localizations, SpotFlag, SpotModel
+
+DEFOCUSED = 1.6
+"""Ratio of a spot's width to the typical one beyond which it counts as out of focus."""
+APART = 3.0
+"""Least distance of a faint peak from a spot, in widths."""
+IMPROBABLE = 3.1
+"""s.d. of χ² beyond which a fit is poor: p < 0.001."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the windows of a video are localized."""
+
+    operations: Any
+    """A loaded backend."""
+    model: SpotModel
+    free_width: bool
+    reach_px: float
+    """Distance within which a particle is looked for in the next frame, px."""
+    camera: Camera | None
+    """Where given, frames are turned into electrons first."""
+
+    @property
+    def sign(self) -> float:
+        """1 for bright spots, −1 for dark ones."""
+        return 1.0 if self.model.polarity == "bright" else -1.0
+
+    def pixels(self, frames: Array) -> Array:
+        """Frames as the operations take them."""
+        return frames if self.camera is None else self.camera.electrons(frames)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Maxima of the matched filter, by frame, then row."""
+
+    frame: I32
+    y: F32
+    x: F32
+    snr: F32
+    scale: I32
+    """Index in `WindowState.scales`."""
+
+    def take(self, rows: Array) -> Peaks:
+        """The peaks of an index array or mask."""
+        return Peaks(self.frame[rows], self.y[rows], self.x[rows], self.snr[rows], self.scale[rows])
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Refined spots."""
+
+    frame: I32
+    values: F64
+    """Shape (9, n), as `refine` gives them."""
+    flag: U16
+
+    @classmethod
+    def joined(cls, parts: list[Fits]) -> Fits:
+        """All of several, in order."""
+        return cls(
+            np.concatenate([p.frame for p in parts]),
+            np.concatenate([p.values for p in parts], axis=1),
+            np.concatenate([p.flag for p in parts]),
+        )
+
+
+def localize_window(
+    frames: Array,
+    state: WindowState,
+    work: Work,
+    *,
+    block_frames: int,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Localizations:
+    """Spots of a window; frames count from 0.
+
+    Parameters
+    ----------
+    frames : array, shape (n, height, width)
+        Raw frames.
+    state : WindowState
+        Their background and noise.
+    work : Work
+    block_frames : int
+        Frames processed at a time; it never changes a result.
+    executor : Executor, optional
+        Runs blocks in parallel.
+    progress : callable, optional
+        Called with the number of frames done since the last call.
+    """
+    firsts = range(0, len(frames), block_frames)
+
+    def block(first: int) -> tuple[Fits, Peaks]:
+        return _localize_block(frames[first : first + block_frames], first, state, work)
+
+    results: Iterable[tuple[Fits, Peaks]] = map(block, firsts) if executor is None else executor.map(block, firsts)
+    sure: list[Fits] = []
+    faint: list[Peaks] = []
+    for first, (fits, peaks) in zip(firsts, results, strict=True):
+        sure.append(fits)
+        faint.append(peaks)
+        if progress is not None:
+            progress(min(block_frames, len(frames) - first))
+    if not sure:
+        return Localizations.empty(model=work.model)
+    found = Fits.joined(sure)
+    continued = _continued(found, _joined(faint), len(frames), state, work)
+    if len(continued.frame):
+        found = Fits.joined([found, _refine(frames, continued, state, work, SpotFlag.FAINT)])
+    return _table(found, frames.shape[1:], state, work)
+
+
+def _localize_block(frames: Array, first: int, state: WindowState, work: Work) -> tuple[Fits, Peaks]:
+    """Sure spots of a block, refined, and faint peaks."""
+    pixels = work.pixels(frames)
+    parts = [_peaks(pixels, scale, number, work) for number, scale in enumerate(state.scales)]
+    sure, faint = parts[0]
+    if len(parts) > 1:
+        sure = _strongest(_joined([part[0] for part in parts]), state.scales)
+    fits = _refine(pixels, sure, state, work)
+    return (
+        Fits(fits.frame + np.int32(first), fits.values, fits.flag),
+        Peaks(faint.frame + np.int32(first), faint.y, faint.x, faint.snr, faint.scale),
+    )
+
+
+def _peaks(pixels: Array, scale: Scale, number: int, work: Work) -> tuple[Peaks, Peaks]:
+    """Peaks above the threshold, and those that may only continue a particle."""
+    matched = scale.matched
+    limit = (scale.level + np.float32(matched.seen) * scale.threshold / scale.inverse_noise).astype(np.float32)
+    frame, y, x, snr = work.operations.detect(
+        pixels, scale.level, scale.inverse_noise, limit, matched.taps, box_half=matched.box_half, step=matched.step,
+        sign=work.sign, pedestal=work.model.pedestal_dn,
+    )  # fmt: skip
+    height, width = scale.threshold.shape
+    row = np.clip(np.rint(y / matched.step).astype(np.int64), 0, height - 1)
+    column = np.clip(np.rint(x / matched.step).astype(np.int64), 0, width - 1)
+    needed = scale.threshold[row, column]
+    peaks = Peaks(frame, y, x, snr, np.full(len(frame), number, np.int32))
+    sure = snr > needed
+    return peaks.take(sure), peaks.take(~sure & (snr > np.float32(scale.faint) * needed))
+
+
+def _joined(parts: list[Peaks]) -> Peaks:
+    """Peaks of several parts, by frame, then row."""
+    frame, y, x, snr, scale = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("frame", "y", "x", "snr", "scale")
+    )
+    peaks = Peaks(frame, y, x, snr, scale)
+    return peaks if len(parts) == 1 else peaks.take(np.lexsort((x, y, frame)))
+
+
+def _strongest(peaks: Peaks, scales: tuple[Scale, ...]) -> Peaks:
+    """Of peaks at several widths, those with none higher within two widths of the higher one."""
+    sigma = np.array([scale.matched.sigma for scale in scales])[peaks.scale]
+    keep = np.ones(len(peaks.frame), bool)
+    reach = 2.0 * float(max(scale.matched.sigma for scale in scales))
+    last = np.searchsorted(peaks.frame, peaks.frame, side="right")
+    for i in range(len(keep)):
+        j = np.arange(i + 1, np.searchsorted(peaks.y[i + 1 : last[i]], peaks.y[i] + reach) + i + 1)
+        apart = np.hypot(peaks.y[j] - peaks.y[i], peaks.x[j] - peaks.x[i])
+        higher = peaks.snr[j] > peaks.snr[i]
+        near = apart < 2.0 * np.where(higher, sigma[j], sigma[i])
+        near &= peaks.scale[j] != peaks.scale[i]
+        keep[j[near & ~higher]] = False
+        keep[i] = keep[i] and not np.any(near & higher)
+    return peaks.take(keep)
+
+
+def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: SpotFlag = SpotFlag(0)) -> Fits:
+    """Fit each peak at its own scale."""
+    parts = []
+    for number, scale in enumerate(state.scales):
+        at = peaks if len(state.scales) == 1 else peaks.take(peaks.scale == number)
+        if number and not len(at.frame):
+            continue
+        values, flags = work.operations.refine(
+            pixels, state.background, state.variance, at.frame, at.y, at.x, sign=work.sign, sigma=scale.matched.sigma,
+            gain=work.model.gain_dn, half=scale.matched.fit_half, saturation=work.model.saturation_dn,
+            free_width=work.free_width,
+        )  # fmt: skip
+        parts.append(Fits(at.frame, values, flags | np.uint16(flag)))
+    return Fits.joined(parts)
+
+
+def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, work: Work) -> Peaks:
+    """The faint peaks that continue a particle."""
+    if not len(faint.frame) or not len(found.frame):
+        return faint.take(np.zeros(len(faint.frame), bool))
+    n = len(found.frame)
+    frame = np.concatenate([found.frame, faint.frame])
+    y, x = (np.concatenate([found.values[a], at.astype(np.float64)]) for a, at in ((0, faint.y), (1, faint.x)))
+    snr = np.concatenate([np.full(n, np.inf, np.float32), faint.snr])
+    order = np.lexsort((x, y, frame))
+    kept = work.operations.continuations(
+        frame[order], y[order], x[order], snr[order], order < n, n_frames,
+        reach=work.reach_px, apart=APART * state.scales[0].matched.sigma,
+    )  # fmt: skip
+    rows = order[kept]
+    return faint.take(np.sort(rows[rows >= n]) - n)
+
+
+def _table(found: Fits, shape: tuple[int, ...], state: WindowState, work: Work) -> Localizations:
+    """Spots inside the frame, none twice, ordered by frame, y and x."""
+    values = found.values
+    order = np.lexsort((values[1], values[0], found.frame))
+    height, width = shape
+    # Beyond the outermost pixel centres no peak is seen, only the flank of a particle that may be anywhere outside.
+    inside = (values[0] >= 0.0) & (values[0] <= height - 1) & (values[1] >= 0.0) & (values[1] <= width - 1)
+    order = order[inside[order]]
+    twice = work.operations.found_twice(
+        found.frame[order], values[0, order], values[1, order], values[2, order], apart=work.model.sigma_px
+    )
+    order = order[~twice]
+    frame, flag = found.frame[order], found.flag[order]
+    y, x, mass, offset, noise, sigma, y_err, x_err, chi2 = values[:, order]
+    row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    pixels = (2 * state.scales[0].matched.fit_half + 1) ** 2
+    flag = flag | np.where(sigma > DEFOCUSED * work.model.sigma_px, SpotFlag.DEFOCUSED, 0).astype(np.uint16)
+    flag = flag | np.where(chi2 > 1.0 + IMPROBABLE * np.sqrt(2.0 / (pixels - 5)), SpotFlag.POOR_FIT, 0).astype(
+        np.uint16
+    )
+    return Localizations(
+        frame=frame,
+        y=y,
+        x=x,
+        mass=mass,
+        background=work.sign * offset + state.background[row, column],
+        noise=noise,
+        snr=mass / (2.0 * np.pi * (sigma**2 + 1.0 / 12.0)) / noise,
+        sigma=sigma,
+        y_err=y_err,
+        x_err=x_err,
+        flag=flag,
+        chi2=chi2,
+        model=work.model,
+    )
