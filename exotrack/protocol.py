@@ -49,11 +49,11 @@ class LocalizeSection(Section):
     """s.d. of a typical spot in pixels, or estimated from the video."""
     width: Literal["free", "fixed"] = "free"
     """Fit the width of each spot, or take the typical one for all."""
-    false_alarms_per_frame: Positive = 0.02
+    false_alarms_per_frame: Positive = 0.01
     """Expected number of spots per frame in pure noise; this, not a grey level, sets the threshold."""
     background_s: Positive = 10.0
     """Length of the windows of the global time grid on which the still background is a temporal median."""
-    background_frames: Annotated[int, Field(ge=5, le=301)] = 51
+    background_frames: Annotated[int, Field(ge=5, le=301)] = 31
     """Frames sampled evenly in each window for that median."""
 
 

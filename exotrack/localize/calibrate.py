@@ -13,13 +13,16 @@ from exotrack.localize import trouble
 from exotrack.localize.matched import MatchedFilter
 from exotrack.localize.noise import (
     SAMPLES,
+    SURE,
     Tiles,
     WindowState,
     filtered_pair,
     least_noise,
     pixel_noise,
     sample,
+    spread,
     window_state,
+    without_bright_spots,
 )
 from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
@@ -33,10 +36,12 @@ SCALES = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0)
 """Widths tried before the refinement of the width, px."""
 STILL_FRAMES = 100
 """Fewest frames that can tell a still background from particles that have not moved yet."""
+CLASSES = 20
+"""Classes of signal in which the variance is measured."""
+BENT = 4.0
+"""Standard errors from which the variance counts as bent against the signal."""
 MEDIAN_OF_SQUARE = 0.4549
 """Median of the square of a standard normal number."""
-SURE = 6.0
-"""Signal-to-noise ratio above which a maximum is a spot beyond doubt, at any scale."""
 WIDER = 1.7
 """Ratio of one width to the next where a video shows spots out of focus."""
 WIDER_SHARE = 0.03
@@ -247,7 +252,9 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
     matched = MatchedFilter.for_sigma(model.sigma_px)
     sign = 1.0 if model.polarity == "bright" else -1.0
     middle = len(frames) // 2
-    halves = np.stack([backend.still_background(sample(part, count)) for part in (frames[:middle], frames[middle:])])
+    halves = np.stack(
+        [backend.still_background(part, spread(len(part), count)) for part in (frames[:middle], frames[middle:])]
+    )
     nothing = np.zeros(frames.shape[1:], np.float32)
     filtered, _ = filtered_pair(halves, nothing, model, matched, sign, backend)
     single, _ = filtered_pair(sample(frames, 2), nothing, model, matched, sign, backend)
@@ -267,11 +274,12 @@ def _skew(samples: Array, model: SpotModel, backend: Any) -> float:
     """Third over second cumulant of the noise in quiet places, DN: for photons alone the camera's DN per electron."""
     matched = MatchedFilter.for_sigma(model.sigma_px)
     sign = 1.0 if model.polarity == "bright" else -1.0
-    few = sample(samples, SAMPLES)
-    filtered, _ = filtered_pair(few, np.zeros(few.shape[1:], np.float32), replace(model, still_background=False),
-                                matched, sign, backend)  # fmt: skip
+    nothing = np.zeros(samples.shape[1:], np.float32)
+    flat = replace(model, still_background=False)
+    few, spots = without_bright_spots(sample(samples, SAMPLES), nothing, flat, backend=backend)
+    filtered, _ = filtered_pair(few, nothing, flat, matched, sign, backend)
     tiles = Tiles.of(few.shape[1:], matched)
-    _, quiet = pixel_noise(filtered, matched, tiles, backend=backend, floor=least_noise(few.dtype))
+    _, quiet = pixel_noise(filtered, spots, matched, tiles, backend=backend, floor=least_noise(samples.dtype))
     second, third, _ = backend.noise_cumulants(few, quiet, step=matched.step, spacing=4)
     return third / second if second > 0.0 else 0.0
 
@@ -307,14 +315,22 @@ def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Any) ->
 def growth_of_noise(squares: F64, signal: F64) -> float | None:
     """Slope of the noise variance against the signal, not below zero; None for fewer than 200 pixels.
 
-    Medians of squares in classes of signal: overlapping spots leave a few huge residuals behind.
+    Medians of squares in classes of signal, since overlapping spots leave a few huge residuals behind, are fitted by
+    a line; by a parabola where its bend is significant, which is what shapes that are not Gaussian leave.
     """
     if len(squares) < 200:
         return None
-    order = np.array_split(np.argsort(signal, kind="stable"), 10)
+    order = np.array_split(np.argsort(signal, kind="stable"), CLASSES)
     level = np.array([signal[rows].mean() for rows in order])
     variance = np.array([np.median(squares[rows]) / MEDIAN_OF_SQUARE for rows in order])
-    weight = 1.0 / np.maximum(variance, 1e-6)
-    design = np.stack([np.ones(10), level, level**2], axis=1) * weight[:, None]
-    (_, linear, _), *_ = np.linalg.lstsq(design, variance * weight, rcond=None)
-    return float(max(linear, 0.0))
+    # The relative standard error of a variance from the median of n squares.
+    error = np.maximum(variance, 1e-9) * 2.33 / np.sqrt([len(rows) for rows in order])
+    design = np.stack([np.ones(CLASSES), level, level**2], axis=1)
+    for terms in (3, 2):
+        scaled = design[:, :terms] / error[:, None]
+        coefficients, *_ = np.linalg.lstsq(scaled, variance / error, rcond=None)
+        if terms == 3:
+            bend_error = math.sqrt(float(np.linalg.pinv(scaled.T @ scaled)[2, 2]))
+            if abs(coefficients[2]) > BENT * bend_error:
+                break
+    return float(max(coefficients[1], 0.0))

@@ -13,7 +13,7 @@ from scipy.ndimage import convolve1d, median_filter, uniform_filter
 from exotrack.camera import Camera
 from exotrack.localize.matched import MatchedFilter
 from exotrack.protocol import LocalizeSection
-from exotrack.tables import F32, F64, I64, Array, SpotModel
+from exotrack.tables import F32, F64, I32, I64, Array, SpotFlag, SpotModel
 
 SAMPLES = 6
 """Frames of a window from which the noise is measured."""
@@ -25,7 +25,9 @@ CLIP = 3.5
 """Noise s.d. beyond which a place is left out of the noise, together with its surroundings."""
 CLIPPINGS = 3
 """Times that this is repeated; in sparse fields two suffice."""
-CONTINUED = 0.01
+SURE = 6.0
+"""Signal-to-noise ratio above which a maximum is a spot beyond doubt, at any scale."""
+CONTINUED = 0.004
 """Expected number of noise peaks within reach of a particle's last place that pass for its continuation."""
 
 
@@ -56,10 +58,14 @@ class WindowState:
     """The spot model's width first, then its further widths."""
 
 
+def spread(n_frames: int, count: int) -> I64:
+    """Numbers of about `count` frames, evenly spread over `n_frames`."""
+    return np.unique(np.linspace(0, n_frames - 1, min(count, n_frames)).round().astype(np.int64))
+
+
 def sample(frames: Array, count: int) -> Array:
     """About `count` frames, evenly spread."""
-    picked = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64))
-    return frames if len(picked) == len(frames) else frames[picked]
+    return frames if len(frames) <= count else frames[spread(len(frames), count)]
 
 
 def window_state(
@@ -89,8 +95,8 @@ def window_state(
     sign = 1.0 if model.polarity == "bright" else -1.0
     background = np.zeros(shape, np.float32)
     if model.still_background and len(frames) >= 3:
-        background = backend.still_background(sample(frames, settings.background_frames))
-    few = sample(frames, SAMPLES)
+        background = backend.still_background(frames, spread(len(frames), settings.background_frames))
+    few, spots = without_bright_spots(sample(frames, SAMPLES), background, model, backend=backend)
     share = settings.false_alarms_per_frame / (1 + len(model.further_sigmas_px))
     scales: list[Scale] = []
     variance = np.empty(shape, np.float32)
@@ -98,7 +104,9 @@ def window_state(
         matched = MatchedFilter.for_sigma(sigma)
         filtered, level = filtered_pair(few, background, model, matched, sign, backend)
         tiles = Tiles.of(shape, matched)
-        noise, quiet = pixel_noise(filtered - level, matched, tiles, backend=backend, floor=least_noise(frames.dtype))
+        noise, _ = pixel_noise(
+            filtered - level, spots, matched, tiles, backend=backend, floor=least_noise(frames.dtype)
+        )
         # A still bright speck is subtracted, but its shot noise stays. The filter halves the height of a speck.
         specks = 2.0 * model.gain_dn * np.maximum(level, 0.0) if model.still_background else np.float32(0.0)
         at_lattice = np.sqrt(tiles.on_lattice(noise) ** 2 + specks)
@@ -122,7 +130,6 @@ def window_state(
                 _faint(matched, share, shape, reach_px),
             )
         )
-        del quiet
     return WindowState(background, variance, tuple(scales))
 
 
@@ -141,6 +148,37 @@ def filtered_pair(
     if model.still_background:
         level = backend.matched_filter(background[None], matched.taps, **options)[0]
     return (filtered, level) if sign > 0 else (-filtered, -level)
+
+
+def without_bright_spots(
+    frames: Array, background: F32, model: SpotModel, *, backend: Any
+) -> tuple[Array, tuple[I32, F64, F64]]:
+    """Frames without the spots that stand out beyond doubt, and where these were: frame, y, x.
+
+    Where bright spots are dense, the squares whose mean the filter subtracts are full of their light, and what looks
+    quiet between them is not: the noise would come out several times too large.
+    """
+    matched = MatchedFilter.for_sigma(model.sigma_px)
+    sign = 1.0 if model.polarity == "bright" else -1.0
+    filtered, level = filtered_pair(frames, background, model, matched, sign, backend)
+    gain = matched.noise_gain(*frames.shape[1:])
+    # The median of all places: too large a noise, if anything, which only spares the fainter spots.
+    typical = 1.4826 * float(np.median(np.abs(filtered - level)[:, ::2, ::2] / gain[::2, ::2]))
+    noise = max(typical, least_noise(frames.dtype), 1e-6)
+    frame, y, x, snr = backend.detect(
+        frames, level, 1.0 / (np.float32(noise) * gain), level + np.float32(SURE * noise * matched.seen) * gain,
+        matched.taps, box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
+    )  # fmt: skip
+    sure = snr > SURE
+    frame = frame[sure]
+    values, flag = backend.refine(
+        frames, background, np.full(background.shape, noise**2, np.float32), frame, y[sure], x[sure], sign=sign,
+        sigma=model.sigma_px, gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn,
+        free_width=True,
+    )  # fmt: skip
+    fitted = (flag & SpotFlag.SEED_ONLY) == 0
+    frame, values = frame[fitted], np.ascontiguousarray(values[:, fitted])
+    return backend.without_spots(frames, frame, values, sign=sign), (frame, values[0], values[1])
 
 
 def _faint(matched: MatchedFilter, share: float, shape: tuple[int, ...], reach_px: float) -> float:
@@ -196,7 +234,13 @@ def _centres(borders: I64) -> F64:
 
 
 def pixel_noise(
-    filtered: F32, matched: MatchedFilter, tiles: Tiles, *, backend: Any, floor: float
+    filtered: F32,
+    spots: tuple[I32, F64, F64],
+    matched: MatchedFilter,
+    tiles: Tiles,
+    *,
+    backend: Any,
+    floor: float,
 ) -> tuple[F64, npt.NDArray[np.bool_]]:
     """s.d. of the noise per pixel that explains filtered frames, from the median absolute deviation on tiles.
 
@@ -209,6 +253,8 @@ def pixel_noise(
     ----------
     filtered : float32 array, shape (n, lattice height, lattice width)
         Output of the matched filter, positive for spots, DN.
+    spots : tuple of arrays
+        Frame, y and x of spots that were taken away [px]: their fits took some of the noise with them.
     matched : MatchedFilter
         The filter.
     tiles : Tiles
@@ -224,14 +270,29 @@ def pixel_noise(
     """
     gain = matched.noise_gain(tiles.shape[0], tiles.shape[1])
     inverse = (1.0 / gain).astype(np.float32)
-    quiet = np.ones(filtered.shape, np.bool_)
+    elsewhere = _far_from(spots, filtered.shape, matched)
+    quiet = elsewhere.copy()
     noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
     radius = math.ceil(2.5 * matched.sigma / matched.step)
     for _ in range(CLIPPINGS):
-        quiet[:] = True
+        quiet[:] = elsewhere
         backend.quieten(filtered, np.float32(CLIP) * tiles.on_lattice(noise) * gain, radius, quiet)
         noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
     return noise, quiet
+
+
+def _far_from(
+    spots: tuple[I32, F64, F64], shape: tuple[int, ...], matched: MatchedFilter
+) -> npt.NDArray[np.bool_]:
+    """Lattice points that are more than two widths from any of the spots."""
+    far = np.ones(shape, np.bool_)
+    frame, y, x = spots
+    reach = math.ceil(2.0 * matched.sigma / matched.step)
+    rows, columns = (np.rint(at / matched.step).astype(np.int64) for at in (y, x))
+    for v in range(-reach, reach + 1):
+        for u in range(-reach, reach + 1):
+            far[frame, np.clip(rows + v, 0, shape[1] - 1), np.clip(columns + u, 0, shape[2] - 1)] = False
+    return far
 
 
 def _smooth(tiles: F64, floor: float) -> F64:

@@ -217,12 +217,13 @@ def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, wor
 
 
 def _table(found: Fits, shape: tuple[int, ...], state: WindowState, work: Work) -> Localizations:
-    """Spots inside the frame, none twice, ordered by frame, y and x."""
+    """Spots that lie inside the frame by their own error at least, none twice, ordered by frame, y and x."""
     values = found.values
     order = np.lexsort((values[1], values[0], found.frame))
     height, width = shape
     # Beyond the outermost pixel centres no peak is seen, only the flank of a particle that may be anywhere outside.
-    inside = (values[0] >= 0.0) & (values[0] <= height - 1) & (values[1] >= 0.0) & (values[1] <= width - 1)
+    inside = (values[0] >= values[6]) & (values[0] <= height - 1 - values[6])
+    inside &= (values[1] >= values[7]) & (values[1] <= width - 1 - values[7])
     order = order[inside[order]]
     twice = work.operations.found_twice(
         found.frame[order], values[0, order], values[1, order], values[2, order], apart=work.model.sigma_px

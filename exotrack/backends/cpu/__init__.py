@@ -17,4 +17,5 @@ from exotrack.backends.cpu.noise import noise_cumulants as noise_cumulants
 from exotrack.backends.cpu.noise import quieten as quieten
 from exotrack.backends.cpu.noise import residuals as residuals
 from exotrack.backends.cpu.noise import tile_noise as tile_noise
+from exotrack.backends.cpu.noise import without_spots as without_spots
 from exotrack.backends.cpu.refine import refine as refine

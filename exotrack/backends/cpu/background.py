@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from exotrack.tables import F32, Array
+from exotrack.tables import F32, I64, Array
 
 
-def still_background(samples: Array) -> F32:
+def still_background(frames: Array, picked: I64) -> F32:
     """Robust temporal mean of every pixel: the mean of the central third of its values.
 
     A median of integers is an integer and leaves contour lines of one grey level on a sloped background; the mean of
@@ -19,15 +19,16 @@ def still_background(samples: Array) -> F32:
 
     Parameters
     ----------
-    samples : uint8, uint16 or float32 array, shape (n, height, width)
-        Frames spread over the time for which the background is wanted; n ≥ 3.
+    frames : uint8, uint16 or float32 array, shape (n, height, width)
+    picked : int64 array, shape (m,), m ≥ 3
+        Frames to use, spread over the time for which the background is wanted.
 
     Returns
     -------
-    float32 array, shape (height, width), in the units of the samples.
+    float32 array, shape (height, width), in the units of the frames.
     """
-    n = len(samples)
-    mean: F32 = _central_mean(np.ascontiguousarray(samples), _sorting_network(n), n // 3, n - n // 3)
+    m = len(picked)
+    mean: F32 = _central_mean(frames, picked, _sorting_network(m), m // 3, m - m // 3)
     return mean
 
 
@@ -48,26 +49,44 @@ def _sorting_network(n: int) -> npt.NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
+STRIP = 512
+"""Pixels of a row that are sorted together: the values of all frames stay in the nearest cache."""
+
+
 @njit(nogil=True, cache=True)
-def _central_mean(samples: Array, network: Array, first: int, last: int) -> F32:
-    n, height, width = samples.shape
+def _exchange(values: Array, low: int, high: int) -> None:
+    """Put the smaller of each two values into one row and the larger into the other: SIMD minimum and maximum."""
+    lower, upper = values[low], values[high]
+    for x in range(len(lower)):
+        a, b = lower[x], upper[x]
+        lower[x] = a if a < b else b
+        upper[x] = b if a < b else a
+
+
+@njit(nogil=True, cache=True)
+def _central_mean(frames: Array, picked: I64, network: I64, first: int, last: int) -> F32:
+    _, height, width = frames.shape
+    m = len(picked)
     result = np.empty((height, width), np.float32)
-    row = np.empty((n, width), samples.dtype)
+    values = np.empty((m, STRIP), frames.dtype)
+    total = np.empty(STRIP, np.float32)
     scale = np.float32(1.0 / (last - first))
     for y in range(height):
-        for i in range(n):
-            row[i] = samples[i, y]
-        for c in range(len(network)):
-            low = row[network[c, 0]]
-            high = row[network[c, 1]]
-            for x in range(width):  # compare-exchange of whole rows: SIMD minimum and maximum
-                a, b = low[x], high[x]
-                low[x] = a if a < b else b
-                high[x] = b if a < b else a
-        total = np.zeros(width, np.float32)
-        for i in range(first, last):
-            for x in range(width):
-                total[x] += np.float32(row[i, x])
-        for x in range(width):
-            result[y, x] = total[x] * scale
+        for left in range(0, width, STRIP):
+            count = min(STRIP, width - left)
+            for i in range(m):
+                source, target = frames[picked[i], y, left : left + count], values[i]
+                for x in range(count):
+                    target[x] = source[x]
+                for x in range(count, STRIP):
+                    target[x] = 0
+            for c in range(len(network)):
+                _exchange(values, network[c, 0], network[c, 1])
+            total[:] = 0.0
+            for i in range(first, last):
+                row = values[i]
+                for x in range(STRIP):
+                    total[x] += np.float32(row[x])
+            for x in range(count):
+                result[y, left + x] = total[x] * scale
     return result

@@ -11,6 +11,8 @@ from exotrack.backends.cpu.filter import FAST, filter_row, make_rows
 from exotrack.tables import F32, I32, Array
 
 
+PLAIN = 1.6
+"""A lattice point this much above the limit is a spot wherever between the points its peak may lie."""
 CHUNK = 128
 """Lattice points that are compared with the limit at a time: most chunks hold none above it."""
 
@@ -114,12 +116,13 @@ def _evaluate(pixels: F32, half: int, taps: F32, box_half: int, gauss: F32, box:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _parabola(before: float, centre: float, after: float) -> float:
-    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, px."""
+def _parabola(before: float, centre: float, after: float) -> tuple[float, float]:
+    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, and how much higher it is."""
     floor = 0.02 * centre
     lower, middle, upper = math.log(max(before, floor)), math.log(centre), math.log(max(after, floor))
     bend = 2.0 * middle - lower - upper
-    return min(max(0.5 * (upper - lower) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0
+    offset = min(max(0.5 * (upper - lower) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0
+    return offset, 0.25 * (upper - lower) * offset
 
 
 @njit(nogil=True, cache=True)
@@ -166,14 +169,16 @@ def detect(
     frame : int32 array, shape (k,)
         Index in `frames`; spots are ordered by frame, then row, then column of their lattice point.
     y, x : float32 arrays, shape (k,)
-        The highest pixel within half a step of the lattice point, moved by a log-parabola along each axis, px.
+        Top of the peak by a log-parabola along each axis, px.
     snr : float32 array, shape (k,)
-        Filtered signal at that pixel over the s.d. of the filtered noise.
+        Filtered signal over the s.d. of the filtered noise: at the highest pixel within half a step of the lattice
+        point; for a peak that stands out plainly, at the top of the parabola through the lattice points.
 
     Notes
     -----
-    A lattice point is a candidate where it is the largest of its 3 × 3 neighbours; only there is the filter evaluated
-    at every pixel. A peak that lies between lattice points is lower at each of them: `limit` has to allow for it.
+    A lattice point is a candidate where it is the largest of its 3 × 3 neighbours. A peak that lies between lattice
+    points is lower at each of them: `limit` has to allow for it, and where the lattice does not decide, the filter is
+    evaluated at every pixel.
     """
     n, height, width = frames.shape
     rows = make_rows(width, len(taps) - 1, box_half, step)
@@ -198,25 +203,35 @@ def detect(
             for j in columns[: _above(filtered, bound, k, bright, columns)]:
                 if not _is_peak(filtered, level, inverse_noise, sign, k, j):
                     continue
-                _copy(frames[i], k * step - middle, j * step - middle, pedestal, pixels)
-                _evaluate(pixels, half, taps, box_half, gauss, box, nothing, patch)
-                top, a, b = np.float32(-np.inf), half, half
-                for v in range(1, 2 * half):
-                    for u in range(1, 2 * half):
-                        patch_value = sign * patch[v, u]
-                        inside = 0 <= k * step + v - half < height and 0 <= j * step + u - half < width
-                        if patch_value > top and inside:
-                            top, a, b = patch_value, v, u
-                signal = top - level[k, j]
                 if count == len(frame_of):
                     frame_of, values = _grown(frame_of, values)
                 base = level[k, j]
-                dy = _parabola(sign * patch[a - 1, b] - base, signal, sign * patch[a + 1, b] - base)
-                dx = _parabola(sign * patch[a, b - 1] - base, signal, sign * patch[a, b + 1] - base)
+                signal = np.float32(sign) * filtered[k, j] - base
+                inner = 0 < k < lattice_height - 1 and 0 < j < lattice_width - 1
+                if inner and signal > PLAIN * (limit[k, j] - base):
+                    before, after = sign * filtered[k - 1, j] - base, sign * filtered[k + 1, j] - base
+                    dy, rise_y = _parabola(before, signal, after)
+                    before, after = sign * filtered[k, j - 1] - base, sign * filtered[k, j + 1] - base
+                    dx, rise_x = _parabola(before, signal, after)
+                    values[0, count] = (k + dy) * step
+                    values[1, count] = (j + dx) * step
+                    values[2, count] = signal * math.exp(rise_y + rise_x) * inverse_noise[k, j]
+                else:
+                    _copy(frames[i], k * step - middle, j * step - middle, pedestal, pixels)
+                    _evaluate(pixels, half, taps, box_half, gauss, box, nothing, patch)
+                    signal, a, b = np.float32(-np.inf), half, half
+                    for v in range(1, 2 * half):
+                        for u in range(1, 2 * half):
+                            height_here = np.float32(sign) * patch[v, u] - base
+                            inside = 0 <= k * step + v - half < height and 0 <= j * step + u - half < width
+                            if height_here > signal and inside:
+                                signal, a, b = height_here, v, u
+                    dy, _ = _parabola(sign * patch[a - 1, b] - base, signal, sign * patch[a + 1, b] - base)
+                    dx, _ = _parabola(sign * patch[a, b - 1] - base, signal, sign * patch[a, b + 1] - base)
+                    values[0, count] = k * step + a - half + dy
+                    values[1, count] = j * step + b - half + dx
+                    values[2, count] = signal * inverse_noise[k, j]
                 frame_of[count] = i
-                values[0, count] = k * step + a - half + dy
-                values[1, count] = j * step + b - half + dx
-                values[2, count] = signal * inverse_noise[k, j]
                 count += 1
     return (
         frame_of[:count].copy(),

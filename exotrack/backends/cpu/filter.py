@@ -131,8 +131,13 @@ def _move_rows(ring: F32, entering: int, leaving: int, box: F32, pad: int) -> No
     mask, step, width = ring.shape[0] - 1, ring.shape[1], ring.shape[2]
     for p in range(step):
         out = box[p, pad : pad + width]
-        for v in range(step):
+        for v in range(0, step - 1, 2):
             enter, leave = ring[(entering + v) & mask, p], ring[(leaving + v) & mask, p]
+            enter2, leave2 = ring[(entering + v + 1) & mask, p], ring[(leaving + v + 1) & mask, p]
+            for x in range(width):
+                out[x] += (enter[x] - leave[x]) + (enter2[x] - leave2[x])
+        if step % 2:
+            enter, leave = ring[(entering + step - 1) & mask, p], ring[(leaving + step - 1) & mask, p]
             for x in range(width):
                 out[x] += enter[x] - leave[x]
 
@@ -140,10 +145,11 @@ def _move_rows(ring: F32, entering: int, leaving: int, box: F32, pad: int) -> No
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 def _sum_phases(box: F32, sums: F32) -> None:
     """Whole lattice cells of a row of column sums; a copy of the row where the step is 1."""
-    first = box[0]
+    first, second = box[0], box[min(1, box.shape[0] - 1)]
+    both = np.float32(box.shape[0] > 1)
     for x in range(len(sums)):
-        sums[x] = first[x]
-    for p in range(1, box.shape[0]):
+        sums[x] = first[x] + both * second[x]
+    for p in range(2, box.shape[0]):
         phase = box[p]
         for x in range(len(sums)):
             sums[x] += phase[x]

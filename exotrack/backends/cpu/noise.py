@@ -73,30 +73,32 @@ def tile_noise(filtered: F32, inverse_gain: F32, quiet: npt.NDArray[np.bool_], y
     Returns
     -------
     float64 array, shape (len(ys) − 1, len(xs) − 1)
-        1.4826 times the median absolute value per tile, times the gain: the s.d. of normal noise per pixel.
+        1.4826 times the median absolute value per tile, over the gain: the s.d. of normal noise per pixel. Every other
+        value is used, in a chequerboard: neighbours tell much the same.
     """
     n = filtered.shape[0]
     tiles = np.zeros((len(ys) - 1, len(xs) - 1))
     counts = np.empty(BINS + 1, np.int64)
     for a in range(len(ys) - 1):
         for b in range(len(xs) - 1):
-            first, last = xs[b], xs[b + 1]
-            total, number = 0.0, 0
+            left, right = xs[b], xs[b + 1]
+            total, number, size = 0.0, 0, 0
             for i in range(n):
                 for y in range(ys[a], ys[a + 1]):
+                    first = left + ((y + i) & 1)
                     part = np.float32(0.0)
-                    for x in range(first, last):
+                    for x in range(first, right, 2):
                         part += abs(filtered[i, y, x]) * inverse_gain[y, x]
                         number += quiet[i, y, x]
+                        size += 1
                     total += float(part)
-            size = n * (ys[a + 1] - ys[a]) * (last - first)
             everything = 4 * number < size
             # The median of a half-normal variable is 0.85 of its mean: the bins reach to three times the latter.
-            scale = np.float32(BINS / (3.0 * total / size)) if total > 0.0 else np.float32(0.0)
+            scale = np.float32(BINS * size / (3.0 * total)) if total > 0.0 else np.float32(0.0)
             counts[:] = 0
             for i in range(n):
                 for y in range(ys[a], ys[a + 1]):
-                    for x in range(first, last):
+                    for x in range(left + ((y + i) & 1), right, 2):
                         if everything or quiet[i, y, x]:
                             counts[min(int(abs(filtered[i, y, x]) * inverse_gain[y, x] * scale), BINS)] += 1
             half = 0.5 * (size if everything else number)
@@ -206,12 +208,15 @@ def residuals(
     Returns
     -------
     squares, signal : float64 arrays, shape (n,)
-        DN² and DN. The squares are enlarged by the share that five fitted parameters take from them.
+        DN² and DN. Each square is enlarged by what the fit of five parameters took from it, which is most in the middle
+        of a spot: its leverage.
     """
     _, height, width = frames.shape
     side = 2 * half + 1
     room = min(len(frame), most) * side * side
     squares, signal = np.empty(room), np.empty(room)
+    slopes = np.empty((side * side, 5))
+    left_over, light = np.empty(side * side), np.empty(side * side)
     count = 0
     for k in range(min(len(frame), most)):
         cy, cx, mass, offset, sigma = values[0, k], values[1, k], values[2, k], values[3, k], values[5, k]
@@ -222,10 +227,52 @@ def residuals(
         peak = mass / (2.0 * np.pi * variance)
         for i in range(side):
             for j in range(side):
-                square = (top + i - cy) ** 2 + (left + j - cx) ** 2
-                light = peak * np.exp(-0.5 * square / variance)
+                p = i * side + j
+                dy, dx = top + i - cy, left + j - cx
+                share = np.exp(-0.5 * (dy * dy + dx * dx) / variance)
                 seen = sign * (np.float64(frames[frame[k], top + i, left + j]) - background[top + i, left + j])
-                squares[count] = (seen - offset - light) ** 2 / (1.0 - 5.0 / (side * side))
-                signal[count] = light
-                count += 1
+                light[p] = peak * share
+                left_over[p] = seen - offset - light[p]
+                slopes[p, 0], slopes[p, 1], slopes[p, 2] = share * dy, share * dx, share
+                slopes[p, 3], slopes[p, 4] = 1.0, share * (dy * dy + dx * dx)
+        inverse = np.linalg.inv(slopes.T @ slopes)
+        for p in range(side * side):
+            leverage = 0.0
+            for a in range(5):
+                for b in range(5):
+                    leverage += slopes[p, a] * inverse[a, b] * slopes[p, b]
+            squares[count] = left_over[p] ** 2 / max(1.0 - leverage, 0.1)
+            signal[count] = light[p]
+            count += 1
     return squares[:count], signal[:count]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def without_spots(frames: Array, frame: I32, values: F64, *, sign: float) -> F32:
+    """Frames from which the light of fitted spots is taken away.
+
+    Parameters
+    ----------
+    frames : uint8, uint16 or float32 array, shape (n, height, width)
+    frame : int32 array, shape (k,)
+    values : float64 array, shape (9, k)
+        From `refine`.
+    sign : float
+        1 for bright spots, −1 for dark ones.
+
+    Returns
+    -------
+    float32 array of the same shape, DN; each spot reaches to four of its widths.
+    """
+    _, height, width = frames.shape
+    result = frames.astype(np.float32)
+    for k in range(len(frame)):
+        cy, cx, sigma = values[0, k], values[1, k], values[5, k]
+        variance = sigma * sigma + 1.0 / 12.0
+        peak = sign * values[2, k] / (2.0 * np.pi * variance)
+        reach = int(np.ceil(4.0 * np.sqrt(variance)))
+        for y in range(max(round(cy) - reach, 0), min(round(cy) + reach + 1, height)):
+            across = peak * np.exp(-0.5 * (y - cy) ** 2 / variance)
+            for x in range(max(round(cx) - reach, 0), min(round(cx) + reach + 1, width)):
+                result[frame[k], y, x] -= np.float32(across * np.exp(-0.5 * (x - cx) ** 2 / variance))
+    return result

@@ -16,6 +16,12 @@ SWEEPS = 4
 """Times that spots within each other's reach are fitted in turn, each after subtraction of the others."""
 ENOUGH = 0.1
 """A step of less than this share of every standard error ends the iteration: what is left after it is a tenth of it."""
+FAINT_2, FAINT_4 = 4.8, 320.0
+"""The variance of a position is 1 + 4.8/u² + 320/u⁴ times that of the Fisher matrix, u² = mass² × its element for the mass.
+
+Measured on 120,000 simulated spots (σ 1.2 and 1.8 px, background 10 and 80): s.d. of the error over that of the Fisher
+matrix 1.15–1.20 at u = 6, 1.06–1.10 at 8, 1.03–1.05 at 10, 1.02 at 14 and 1.00–1.02 at 20.
+"""
 PARAMETERS = 5
 """y, x, amplitude, offset, squared width."""
 BLIND = np.float32(1e30)
@@ -272,8 +278,11 @@ def _fit(
         strayed = max(abs(estimate[0]), abs(estimate[1])) > half + 1.0
         if (settled and cut == 1.0) or strayed:
             break
-    error[0] = _variance_of(lower, 0, score) * squared * squared
-    error[1] = _variance_of(lower, 1, score) * squared * squared
+    # Where the spot itself is uncertain the estimates scatter more than the Fisher matrix says.
+    strength = max(estimate[2] * estimate[2] * fisher[2, 2], 16.0)
+    scatter = (1.0 + FAINT_2 / strength + FAINT_4 / (strength * strength)) * squared * squared
+    error[0] = _variance_of(lower, 0, score) * scatter
+    error[1] = _variance_of(lower, 1, score) * scatter
     return chi2
 
 
@@ -326,7 +335,7 @@ def refine(
     -------
     values : float64 array, shape (9, k)
         y, x [px], mass [DN], background above the still one [DN], noise per pixel [DN], width [px], error of y, error
-        of x [px], sum of squared normalised residuals per degree of freedom. A centre that is fitted outside the frame
+        of x [px] (from the Fisher matrix, enlarged for faint spots), sum of squared normalised residuals per degree of freedom. A centre that is fitted outside the frame
         is given as it is: the peak at the border was the flank of a particle beyond it.
     flag : uint16 array, shape (k,)
         SATURATED, EDGE, CROWDED, SEED_ONLY as in `exotrack.tables.SpotFlag`.
