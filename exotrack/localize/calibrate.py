@@ -16,7 +16,7 @@ from exotrack.localize.noise import (
     SURE,
     Tiles,
     WindowState,
-    filtered_pair,
+    filtered_frames,
     least_noise,
     pixel_noise,
     sample,
@@ -253,11 +253,13 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
     sign = 1.0 if model.polarity == "bright" else -1.0
     middle = len(frames) // 2
     halves = np.stack(
-        [backend.still_background(part, spread(len(part), count)) for part in (frames[:middle], frames[middle:])]
+        [
+            backend.still_background(part, spread(len(part), count), rows=(0, part.shape[1]))
+            for part in (frames[:middle], frames[middle:])
+        ]
     )
-    nothing = np.zeros(frames.shape[1:], np.float32)
-    filtered, _ = filtered_pair(halves, nothing, model, matched, sign, backend)
-    single, _ = filtered_pair(sample(frames, 2), nothing, model, matched, sign, backend)
+    filtered = filtered_frames(halves, model, matched, sign, backend)
+    single = filtered_frames(sample(frames, 2), model, matched, sign, backend)
     gain = matched.noise_gain(*frames.shape[1:])
     noise = max(1.4826 * float(np.median(np.abs(single - filtered[0]) / gain)), least_noise(frames.dtype))
     # Where spots remain, they show in the tail: compare the outermost per mille with the noise of single frames.
@@ -277,7 +279,7 @@ def _skew(samples: Array, model: SpotModel, backend: Any) -> float:
     nothing = np.zeros(samples.shape[1:], np.float32)
     flat = replace(model, still_background=False)
     few, spots = without_bright_spots(sample(samples, SAMPLES), nothing, flat, backend=backend)
-    filtered, _ = filtered_pair(few, nothing, flat, matched, sign, backend)
+    filtered = filtered_frames(few, flat, matched, sign, backend)
     tiles = Tiles.of(few.shape[1:], matched)
     _, quiet = pixel_noise(filtered, spots, matched, tiles, backend=backend, floor=least_noise(samples.dtype))
     second, third, _ = backend.noise_cumulants(few, quiet, step=matched.step, spacing=4)

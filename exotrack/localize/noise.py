@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from exotrack.localize.matched import MatchedFilter
 from exotrack.protocol import LocalizeSection
 from exotrack.tables import F32, F64, I32, I64, Array, SpotFlag, SpotModel
 
-SAMPLES = 6
+SAMPLES = 5
 """Frames of a window from which the noise is measured."""
 TILE = 32
 """Side of the tiles on which noise is measured, px."""
@@ -76,6 +79,7 @@ def window_state(
     *,
     backend: Any,
     camera: Camera | None = None,
+    executor: Executor | None = None,
 ) -> WindowState:
     """Background and noise of a window, from frames sampled evenly in it.
 
@@ -90,22 +94,34 @@ def window_state(
         A loaded backend.
     camera : Camera, optional
         Adds the read noise of each pixel; the frames are in electrons then.
+    executor : Executor, optional
+        Runs parts in parallel; it never changes a result.
     """
     shape = frames.shape[1:]
     sign = 1.0 if model.polarity == "bright" else -1.0
     background = np.zeros(shape, np.float32)
     if model.still_background and len(frames) >= 3:
-        background = backend.still_background(frames, spread(len(frames), settings.background_frames))
-    few, spots = without_bright_spots(sample(frames, SAMPLES), background, model, backend=backend)
+        picked = spread(len(frames), settings.background_frames)
+        bands = in_parts(
+            executor, lambda rows: backend.still_background(frames, picked, rows=rows), pairwise(_bands(shape[0]))
+        )
+        background = np.concatenate(bands)
+    few, spots = without_bright_spots(
+        sample(frames, SAMPLES), background, model, backend=backend, executor=executor
+    )
     share = settings.false_alarms_per_frame / (1 + len(model.further_sigmas_px))
     scales: list[Scale] = []
     variance = np.empty(shape, np.float32)
     for sigma in (model.sigma_px, *model.further_sigmas_px):
         matched = MatchedFilter.for_sigma(sigma)
-        filtered, level = filtered_pair(few, background, model, matched, sign, backend)
+        level = filtered_background(background, model, matched, sign, backend)
+        filtered = np.concatenate(
+            in_parts(executor, lambda one, m=matched: filtered_frames(one, model, m, sign, backend), _each(few))
+        )
+        filtered -= level
         tiles = Tiles.of(shape, matched)
         noise, _ = pixel_noise(
-            filtered - level, spots, matched, tiles, backend=backend, floor=least_noise(frames.dtype)
+            filtered, spots, matched, tiles, backend=backend, floor=least_noise(frames.dtype), executor=executor
         )
         # A still bright speck is subtracted, but its shot noise stays. The filter halves the height of a speck.
         specks = 2.0 * model.gain_dn * np.maximum(level, 0.0) if model.still_background else np.float32(0.0)
@@ -138,20 +154,38 @@ def least_noise(dtype: np.dtype[Any]) -> float:
     return ROUNDING_NOISE if np.issubdtype(dtype, np.integer) else 0.0
 
 
-def filtered_pair(
-    frames: Array, background: F32, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any
-) -> tuple[F32, F32]:
-    """Filtered frames and filtered still background, both with the sign that makes spots positive, DN."""
-    options = {"box_half": matched.box_half, "step": matched.step, "pedestal": model.pedestal_dn}
-    filtered = backend.matched_filter(frames, matched.taps, **options)
-    level = np.zeros(filtered.shape[1:], np.float32)
-    if model.still_background:
-        level = backend.matched_filter(background[None], matched.taps, **options)[0]
-    return (filtered, level) if sign > 0 else (-filtered, -level)
+def in_parts(executor: Executor | None, function: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
+    """Results for all parts, in order."""
+    return list(map(function, parts) if executor is None else executor.map(function, parts))
+
+
+def _bands(length: int) -> list[int]:
+    """Borders of four bands of rows."""
+    return [length * k // 4 for k in range(5)]
+
+
+def _each(frames: Array) -> Iterable[Array]:
+    """Stacks of one frame."""
+    return (frames[i : i + 1] for i in range(len(frames)))
+
+
+def filtered_frames(frames: Array, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any) -> F32:
+    """Filtered frames with the sign that makes spots positive, DN."""
+    filtered: F32 = backend.matched_filter(
+        frames, matched.taps, box_half=matched.box_half, step=matched.step, pedestal=model.pedestal_dn
+    )
+    return filtered if sign > 0 else -filtered
+
+
+def filtered_background(background: F32, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any) -> F32:
+    """The filtered still background with that sign; zeros where none is subtracted, DN."""
+    if not model.still_background:
+        return np.zeros(matched.lattice(*background.shape), np.float32)
+    return filtered_frames(background[None], model, matched, sign, backend)[0]
 
 
 def without_bright_spots(
-    frames: Array, background: F32, model: SpotModel, *, backend: Any
+    frames: Array, background: F32, model: SpotModel, *, backend: Any, executor: Executor | None = None
 ) -> tuple[Array, tuple[I32, F64, F64]]:
     """Frames without the spots that stand out beyond doubt, and where these were: frame, y, x.
 
@@ -160,25 +194,35 @@ def without_bright_spots(
     """
     matched = MatchedFilter.for_sigma(model.sigma_px)
     sign = 1.0 if model.polarity == "bright" else -1.0
-    filtered, level = filtered_pair(frames, background, model, matched, sign, backend)
+    level = filtered_background(background, model, matched, sign, backend)
     gain = matched.noise_gain(*frames.shape[1:])
-    # The median of all places: too large a noise, if anything, which only spares the fainter spots.
-    typical = 1.4826 * float(np.median(np.abs(filtered - level)[:, ::2, ::2] / gain[::2, ::2]))
-    noise = max(typical, least_noise(frames.dtype), 1e-6)
-    frame, y, x, snr = backend.detect(
-        frames, level, 1.0 / (np.float32(noise) * gain), level + np.float32(SURE * noise * matched.seen) * gain,
-        matched.taps, box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
-    )  # fmt: skip
-    sure = snr > SURE
-    frame = frame[sure]
-    values, flag = backend.refine(
-        frames, background, np.full(background.shape, noise**2, np.float32), frame, y[sure], x[sure], sign=sign,
-        sigma=model.sigma_px, gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn,
-        free_width=True,
-    )  # fmt: skip
-    fitted = (flag & SpotFlag.SEED_ONLY) == 0
-    frame, values = frame[fitted], np.ascontiguousarray(values[:, fitted])
-    return backend.without_spots(frames, frame, values, sign=sign), (frame, values[0], values[1])
+    noise = model.noise_dn
+    if noise == 0.0:
+        # The median of all places: too large a noise, if anything, which only spares the fainter spots.
+        few = filtered_frames(frames[:3], model, matched, sign, backend) - level
+        typical = 1.4826 * float(np.median(np.abs(few)[:, ::2, ::2] / gain[::2, ::2]))
+        noise = max(typical, least_noise(frames.dtype), 1e-6)
+    inverse = 1.0 / (np.float32(noise) * gain)
+    limit = level + np.float32(SURE * noise * matched.seen) * gain
+    variance = np.full(background.shape, noise**2, np.float32)
+
+    def one(frame: Array) -> tuple[F32, F64]:
+        at, y, x, snr = backend.detect(
+            frame, level, inverse, limit, matched.taps,
+            box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
+        )  # fmt: skip
+        sure = snr > SURE
+        values, flag = backend.refine(
+            frame, background, variance, at[sure], y[sure], x[sure], sign=sign, sigma=model.sigma_px,
+            gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
+        )  # fmt: skip
+        values = np.ascontiguousarray(values[:, (flag & SpotFlag.SEED_ONLY) == 0])
+        return backend.without_spots(frame, np.zeros(values.shape[1], np.int32), values, sign=sign), values
+
+    parts = in_parts(executor, one, _each(frames))
+    number = np.repeat(np.arange(len(parts), dtype=np.int32), [values.shape[1] for _, values in parts])
+    y, x = (np.concatenate([values[a] for _, values in parts]) for a in (0, 1))
+    return np.concatenate([rest for rest, _ in parts]), (number, y, x)
 
 
 def _faint(matched: MatchedFilter, share: float, shape: tuple[int, ...], reach_px: float) -> float:
@@ -241,6 +285,7 @@ def pixel_noise(
     *,
     backend: Any,
     floor: float,
+    executor: Executor | None = None,
 ) -> tuple[F64, npt.NDArray[np.bool_]]:
     """s.d. of the noise per pixel that explains filtered frames, from the median absolute deviation on tiles.
 
@@ -261,6 +306,8 @@ def pixel_noise(
     backend : module
     floor : float
         Least noise, DN.
+    executor : Executor, optional
+        Runs rows of tiles in parallel.
 
     Returns
     -------
@@ -272,12 +319,18 @@ def pixel_noise(
     inverse = (1.0 / gain).astype(np.float32)
     elsewhere = _far_from(spots, filtered.shape, matched)
     quiet = elsewhere.copy()
-    noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
+    borders = [tiles.ys[a : b + 1] for a, b in pairwise(_bands(len(tiles.ys) - 1)) if a < b]
+
+    def measured() -> F64:
+        bands = in_parts(executor, lambda ys: backend.tile_noise(filtered, inverse, quiet, ys, tiles.xs), borders)
+        return _smooth(np.concatenate(bands), floor)
+
+    noise = measured()
     radius = math.ceil(2.5 * matched.sigma / matched.step)
     for _ in range(CLIPPINGS):
         quiet[:] = elsewhere
         backend.quieten(filtered, np.float32(CLIP) * tiles.on_lattice(noise) * gain, radius, quiet)
-        noise = _smooth(backend.tile_noise(filtered, inverse, quiet, tiles.ys, tiles.xs), floor)
+        noise = measured()
     return noise, quiet
 
 

@@ -222,7 +222,9 @@ def localize(
             if model is None:
                 model = _learn(frames, source, protocol, operations, camera)
             work = Work(operations, model, settings.width == "free", reach, camera)
-            state = window_state(work.pixels(seen), model, settings, reach, backend=operations, camera=camera)
+            state = window_state(
+                work.pixels(seen), model, settings, reach, backend=operations, camera=camera, executor=executor
+            )
             spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
             found.append(replace(spots, frame=(first + usable)[spots.frame].astype(np.int32)))
             if progress is not None and len(seen) < len(frames):

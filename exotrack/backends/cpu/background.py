@@ -11,7 +11,7 @@ from numba import njit
 from exotrack.tables import F32, I64, Array
 
 
-def still_background(frames: Array, picked: I64) -> F32:
+def still_background(frames: Array, picked: I64, *, rows: tuple[int, int]) -> F32:
     """Robust temporal mean of every pixel: the mean of the central third of its values.
 
     A median of integers is an integer and leaves contour lines of one grey level on a sloped background; the mean of
@@ -22,13 +22,15 @@ def still_background(frames: Array, picked: I64) -> F32:
     frames : uint8, uint16 or float32 array, shape (n, height, width)
     picked : int64 array, shape (m,), m ≥ 3
         Frames to use, spread over the time for which the background is wanted.
+    rows : tuple of int
+        First row, and the row behind the last one.
 
     Returns
     -------
-    float32 array, shape (height, width), in the units of the frames.
+    float32 array, shape (rows[1] − rows[0], width), in the units of the frames.
     """
     m = len(picked)
-    mean: F32 = _central_mean(frames, picked, _sorting_network(m), m // 3, m - m // 3)
+    mean: F32 = _central_mean(frames, picked, rows, _sorting_network(m), m // 3, m - m // 3)
     return mean
 
 
@@ -64,14 +66,16 @@ def _exchange(values: Array, low: int, high: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _central_mean(frames: Array, picked: I64, network: I64, first: int, last: int) -> F32:
-    _, height, width = frames.shape
+def _central_mean(
+    frames: Array, picked: I64, rows: tuple[int, int], network: I64, first: int, last: int
+) -> F32:
+    width = frames.shape[2]
     m = len(picked)
-    result = np.empty((height, width), np.float32)
+    result = np.empty((rows[1] - rows[0], width), np.float32)
     values = np.empty((m, STRIP), frames.dtype)
     total = np.empty(STRIP, np.float32)
     scale = np.float32(1.0 / (last - first))
-    for y in range(height):
+    for y in range(rows[0], rows[1]):
         for left in range(0, width, STRIP):
             count = min(STRIP, width - left)
             for i in range(m):
@@ -88,5 +92,5 @@ def _central_mean(frames: Array, picked: I64, network: I64, first: int, last: in
                 for x in range(STRIP):
                     total[x] += np.float32(row[x])
             for x in range(count):
-                result[y, left + x] = total[x] * scale
+                result[y - rows[0], left + x] = total[x] * scale
     return result
