@@ -26,7 +26,7 @@ from exotrack.localize.noise import (
 )
 from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
-from exotrack.tables import F32, F64, I32, U16, Array, SpotFlag, SpotModel
+from exotrack.tables import F32, F64, I32, Array, SpotFlag, SpotModel
 
 GAIN_SAMPLES = 12
 """Frames of a window from whose spots the growth of the noise with the signal is estimated."""
@@ -89,7 +89,8 @@ def calibrate(
     look = _Look(few, 0.0 if np.issubdtype(frames.dtype, np.integer) else float(np.median(few[:, ::4, ::4])), backend)
     polarity = settings.polarity
     if polarity == "auto":
-        strength = {sign: max(look.strength(s, sign) for s in (1.1, 3.0)) for sign in (1.0, -1.0)}
+        widths = [s for s in (1.1, 3.0, 6.0) if 10 * s < min(frames.shape[1:])]
+        strength = {sign: max(look.strength(s, sign) for s in widths) for sign in (1.0, -1.0)}
         polarity = "bright" if strength[1.0] >= strength[-1.0] else "dark"
     sign = 1.0 if polarity == "bright" else -1.0
     limit = min(saturation_level(frames.dtype, bit_depth), _reached_limit(samples))

@@ -1,4 +1,4 @@
-"""The matched filter of a spot: its taps, its lattice, its noise, and the threshold for a given rate of false alarms."""
+"""The matched filter of a spot: taps, lattice, noise, and the threshold for a given rate of false alarms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
-from exotrack.tables import F32, F64, Array
+from exotrack.tables import F32, F64
 
 COVERED = 2.6
 """Widths of a spot that the kernel covers: what lies beyond holds 0.02 % of the information."""
@@ -53,7 +53,7 @@ class MatchedFilter:
         radius += 1 - radius % 2
         half = np.diff(ndtr((np.arange(radius + 2) - 0.5) / sigma))  # the share of every pixel, not of its centre
         half /= half[0] + 2.0 * half[1:].sum()
-        # The square holds a whole number of lattice cells and what completes it on one side: see backends/cpu/filter.py.
+        # The square holds a whole number of lattice cells and a rest: see backends/cpu/filter.py.
         cells = max(3, math.ceil((max(5.0 * sigma, radius) - step + 1) / step))
         return cls(sigma=sigma, taps=half.astype(np.float32), box_half=step * cells + step - 1, step=step)
 
@@ -99,7 +99,7 @@ class MatchedFilter:
         """
         return _threshold(self.sigma, false_alarms / n_pixels)
 
-    def threshold_at(self, false_alarms: float, n_pixels: int, skewness: F32) -> F32:
+    def threshold_at(self, false_alarms: float, n_pixels: int, skewness: F64) -> F64:
         """The same for noise of a skewness per pixel: that of photons is skewed, and its tail longer.
 
         The tail of the filtered noise is that of a weighted sum of shifted Poisson variables of the given skewness,
@@ -110,7 +110,7 @@ class MatchedFilter:
         ----------
         false_alarms : float
         n_pixels : int
-        skewness : float32 array
+        skewness : float64 array
             Third central moment of the noise per pixel over the third power of its s.d., positive where the tail
             points towards spots; taken as −0.3 or 1.5 beyond these.
 
@@ -119,7 +119,7 @@ class MatchedFilter:
         .. [1] Barndorff-Nielsen, Biometrika 73, 307 (1986), doi:10.1093/biomet/73.2.307.
         """
         table = _skewed(self.sigma, self.threshold(false_alarms, n_pixels))
-        return np.asarray(np.interp(skewness, SKEWNESSES, table), np.float32)
+        return np.asarray(np.interp(skewness, SKEWNESSES, table))
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +46,8 @@ class Scale:
     """One over the s.d. of the filtered noise on the lattice, 1/DN."""
     threshold: F32
     """Signal-to-noise ratio of a spot that stands for itself, on the lattice."""
+    limit: F32
+    """Filtered signal from which a lattice point is looked at, DN."""
     faint: float
     """Signal-to-noise ratio, as a share of the threshold, of a peak that may continue a particle."""
 
@@ -102,22 +105,17 @@ def window_state(
     background = np.zeros(shape, np.float32)
     if model.still_background and len(frames) >= 3:
         picked = spread(len(frames), settings.background_frames)
-        bands = in_parts(
-            executor, lambda rows: backend.still_background(frames, picked, rows=rows), pairwise(_bands(shape[0]))
-        )
-        background = np.concatenate(bands)
-    few, spots = without_bright_spots(
-        sample(frames, SAMPLES), background, model, backend=backend, executor=executor
-    )
+        still = partial(backend.still_background, frames, picked)
+        background = np.concatenate(in_parts(executor, lambda rows: still(rows=rows), pairwise(_bands(shape[0]))))
+    few, spots = without_bright_spots(sample(frames, SAMPLES), background, model, backend=backend, executor=executor)
     share = settings.false_alarms_per_frame / (1 + len(model.further_sigmas_px))
     scales: list[Scale] = []
     variance = np.empty(shape, np.float32)
     for sigma in (model.sigma_px, *model.further_sigmas_px):
         matched = MatchedFilter.for_sigma(sigma)
         level = filtered_background(background, model, matched, sign, backend)
-        filtered = np.concatenate(
-            in_parts(executor, lambda one, m=matched: filtered_frames(one, model, m, sign, backend), _each(few))
-        )
+        look = partial(filtered_frames, model=model, matched=matched, sign=sign, backend=backend)
+        filtered = np.concatenate(in_parts(executor, look, _each(few)))
         filtered -= level
         tiles = Tiles.of(shape, matched)
         noise, _ = pixel_noise(
@@ -133,19 +131,16 @@ def window_state(
                 variance += np.repeat(np.repeat(specks, matched.step, 0), matched.step, 1)[: shape[0], : shape[1]]
             if camera is not None:
                 variance = _with_read_noise(variance, camera.read_variance)
-        skewness = sign * model.skew_dn / at_lattice
+        threshold = tiles.on_lattice(
+            matched.threshold_at(share, shape[0] * shape[1], sign * model.skew_dn / np.maximum(noise, 1e-6))
+        )
         filtered_noise = at_lattice * gain
         if camera is not None:
             filtered_noise = np.sqrt(_filtered_variance(variance, matched))
-        scales.append(
-            Scale(
-                matched,
-                level,
-                (1.0 / filtered_noise).astype(np.float32),
-                matched.threshold_at(share, shape[0] * shape[1], skewness),
-                _faint(matched, share, shape, reach_px),
-            )
-        )
+        limit = level + np.float32(matched.seen) * threshold * filtered_noise
+        inverse = (1.0 / filtered_noise).astype(np.float32)
+        faint = _faint(matched, share, shape, reach_px)
+        scales.append(Scale(matched, level, inverse, threshold, limit.astype(np.float32), faint))
     return WindowState(background, variance, tuple(scales))
 
 
@@ -174,7 +169,9 @@ def filtered_frames(frames: Array, model: SpotModel, matched: MatchedFilter, sig
     filtered: F32 = backend.matched_filter(
         frames, matched.taps, box_half=matched.box_half, step=matched.step, pedestal=model.pedestal_dn
     )
-    return filtered if sign > 0 else -filtered
+    if sign < 0:
+        np.negative(filtered, out=filtered)
+    return filtered
 
 
 def filtered_background(background: F32, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any) -> F32:
@@ -334,9 +331,7 @@ def pixel_noise(
     return noise, quiet
 
 
-def _far_from(
-    spots: tuple[I32, F64, F64], shape: tuple[int, ...], matched: MatchedFilter
-) -> npt.NDArray[np.bool_]:
+def _far_from(spots: tuple[I32, F64, F64], shape: tuple[int, ...], matched: MatchedFilter) -> npt.NDArray[np.bool_]:
     """Lattice points that are more than two widths from any of the spots."""
     far = np.ones(shape, np.bool_)
     frame, y, x = spots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from exotrack.camera import Camera
 from exotrack.errors import InputError
 from exotrack.localize.calibrate import calibrate as learn
 from exotrack.localize.calibrate import saturation_level
-from exotrack.localize.noise import window_state
+from exotrack.localize.noise import in_parts, window_state
 from exotrack.localize.window import Work, localize_window
 from exotrack.protocol import Protocol
 from exotrack.tables import Array, Localizations, SpotModel
@@ -217,7 +217,7 @@ def localize(
     with ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
         for first, frames in _window_frames(source, wanted, size):
-            usable = np.flatnonzero(_usable(frames, limit, operations))
+            usable = np.flatnonzero(_usable(frames, limit, operations, executor))
             seen = frames if len(usable) == len(frames) else frames[usable]
             if model is None:
                 model = _learn(frames, source, protocol, operations, camera)
@@ -232,13 +232,15 @@ def localize(
     return Localizations.concat(found)
 
 
-def _usable(frames: Array, limit: float, operations: Any) -> Array:
+def _usable(frames: Array, limit: float, operations: Any, executor: Executor | None = None) -> Array:
     """Frames that show something: not uniform, not half saturated, not far darker or brighter than the others.
 
     A frame that fails, as when the shutter or the light is off, has no spots, like any missed frame. Where all fail,
     all are kept, and the warnings of the spot model say what is wrong.
     """
-    level, low, high, clipped = operations.frame_levels(frames, limit).T
+    parts = (frames[first : first + BLOCK_FRAMES] for first in range(0, len(frames), BLOCK_FRAMES))
+    levels = in_parts(executor, lambda part: operations.frame_levels(part, limit), parts)
+    level, low, high, clipped = np.concatenate(levels).T
     typical = float(np.median(level))
     usual = np.abs(level - typical) <= max(0.5 * abs(typical), 5.0)
     usable = usual & (high > low) & (clipped <= 0.5)

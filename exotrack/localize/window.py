@@ -17,6 +17,8 @@ DEFOCUSED = 1.6
 """Ratio of a spot's width to the typical one beyond which it counts as out of focus."""
 APART = 3.0
 """Least distance of a faint peak from a spot, in widths."""
+RING = 2.6
+"""Half width of the window in which a ring is centred, in widths of the filter that found it."""
 IMPROBABLE = 3.1
 """s.d. of χ² beyond which a fit is poor: p < 0.001."""
 
@@ -143,10 +145,9 @@ def _localize_block(frames: Array, first: int, state: WindowState, work: Work) -
 def _peaks(pixels: Array, scale: Scale, number: int, work: Work) -> tuple[Peaks, Peaks]:
     """Peaks above the threshold, and those that may only continue a particle."""
     matched = scale.matched
-    limit = (scale.level + np.float32(matched.seen) * scale.threshold / scale.inverse_noise).astype(np.float32)
     frame, y, x, snr = work.operations.detect(
-        pixels, scale.level, scale.inverse_noise, limit, matched.taps, box_half=matched.box_half, step=matched.step,
-        sign=work.sign, pedestal=work.model.pedestal_dn,
+        pixels, scale.level, scale.inverse_noise, scale.limit, matched.taps,
+        box_half=matched.box_half, step=matched.step, sign=work.sign, pedestal=work.model.pedestal_dn,
     )  # fmt: skip
     height, width = scale.threshold.shape
     row = np.clip(np.rint(y / matched.step).astype(np.int64), 0, height - 1)
@@ -163,7 +164,12 @@ def _joined(parts: list[Peaks]) -> Peaks:
         np.concatenate([getattr(p, name) for p in parts]) for name in ("frame", "y", "x", "snr", "scale")
     )
     peaks = Peaks(frame, y, x, snr, scale)
-    return peaks if len(parts) == 1 else peaks.take(np.lexsort((x, y, frame)))
+    return peaks if len(parts) == 1 else peaks.take(_in_order(frame, y))
+
+
+def _in_order(frame: I32, y: Array) -> Array:
+    """Order by frame, then y. The sort is stable, and quick on what is nearly in order."""
+    return np.argsort(frame * 2.0**20 + y, kind="stable")
 
 
 def _strongest(peaks: Peaks, scales: tuple[Scale, ...]) -> Peaks:
@@ -183,7 +189,7 @@ def _strongest(peaks: Peaks, scales: tuple[Scale, ...]) -> Peaks:
     return peaks.take(keep)
 
 
-def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: SpotFlag = SpotFlag(0)) -> Fits:
+def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: int = 0) -> Fits:
     """Fit each peak at its own scale."""
     parts = []
     for number, scale in enumerate(state.scales):
@@ -195,8 +201,26 @@ def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: S
             gain=work.model.gain_dn, half=scale.matched.fit_half, saturation=work.model.saturation_dn,
             free_width=work.free_width,
         )  # fmt: skip
-        parts.append(Fits(at.frame, values, flags | np.uint16(flag)))
+        flags |= np.uint16(flag)
+        if number:
+            _centre_rings(pixels, at.frame, values, flags, state, scale, work)
+        parts.append(Fits(at.frame, values, flags))
     return Fits.joined(parts)
+
+
+def _centre_rings(
+    pixels: Array, frame: I32, values: F64, flags: U16, state: WindowState, scale: Scale, work: Work
+) -> None:
+    """Give rings the centre of radial symmetry, in place: a Gaussian fitted to a ring is six times less precise."""
+    centres, ring = work.operations.radial_symmetry(
+        pixels, state.background, frame, values[0], values[1], sign=work.sign, half=round(RING * scale.matched.sigma)
+    )
+    # Where the two disagree by more than a width, it is no ring alone.
+    agree = np.hypot(centres[0] - values[0], centres[1] - values[1]) < scale.matched.sigma
+    ring &= agree & np.isfinite(centres[2])
+    values[0, ring], values[1, ring] = centres[0, ring], centres[1, ring]
+    values[6, ring], values[7, ring] = centres[2, ring], centres[3, ring]
+    flags[ring] |= np.uint16(SpotFlag.RING)
 
 
 def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, work: Work) -> Peaks:
@@ -207,7 +231,7 @@ def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, wor
     frame = np.concatenate([found.frame, faint.frame])
     y, x = (np.concatenate([found.values[a], at.astype(np.float64)]) for a, at in ((0, faint.y), (1, faint.x)))
     snr = np.concatenate([np.full(n, np.inf, np.float32), faint.snr])
-    order = np.lexsort((x, y, frame))
+    order = _in_order(frame, y)
     kept = work.operations.continuations(
         frame[order], y[order], x[order], snr[order], order < n, n_frames,
         reach=work.reach_px, apart=APART * state.scales[0].matched.sigma,
@@ -219,7 +243,7 @@ def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, wor
 def _table(found: Fits, shape: tuple[int, ...], state: WindowState, work: Work) -> Localizations:
     """Spots that lie inside the frame by their own error at least, none twice, ordered by frame, y and x."""
     values = found.values
-    order = np.lexsort((values[1], values[0], found.frame))
+    order = _in_order(found.frame, values[0])
     height, width = shape
     # Beyond the outermost pixel centres no peak is seen, only the flank of a particle that may be anywhere outside.
     inside = (values[0] >= values[6]) & (values[0] <= height - 1 - values[6])

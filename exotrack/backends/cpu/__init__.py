@@ -19,3 +19,4 @@ from exotrack.backends.cpu.noise import residuals as residuals
 from exotrack.backends.cpu.noise import tile_noise as tile_noise
 from exotrack.backends.cpu.noise import without_spots as without_spots
 from exotrack.backends.cpu.refine import refine as refine
+from exotrack.backends.cpu.rings import radial_symmetry as radial_symmetry

@@ -66,9 +66,7 @@ def _exchange(values: Array, low: int, high: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _central_mean(
-    frames: Array, picked: I64, rows: tuple[int, int], network: I64, first: int, last: int
-) -> F32:
+def _central_mean(frames: Array, picked: I64, rows: tuple[int, int], network: I64, first: int, last: int) -> F32:
     width = frames.shape[2]
     m = len(picked)
     result = np.empty((rows[1] - rows[0], width), np.float32)

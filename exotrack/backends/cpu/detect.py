@@ -10,7 +10,6 @@ from numba import njit
 from exotrack.backends.cpu.filter import FAST, filter_row, make_rows
 from exotrack.tables import F32, I32, Array
 
-
 PLAIN = 1.6
 """A lattice point this much above the limit is a spot wherever between the points its peak may lie."""
 CHUNK = 128
@@ -117,7 +116,7 @@ def _evaluate(pixels: F32, half: int, taps: F32, box_half: int, gauss: F32, box:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _parabola(before: float, centre: float, after: float) -> tuple[float, float]:
-    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, and how much higher it is."""
+    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, and its rise above it."""
     floor = 0.02 * centre
     lower, middle, upper = math.log(max(before, floor)), math.log(centre), math.log(max(after, floor))
     bend = 2.0 * middle - lower - upper

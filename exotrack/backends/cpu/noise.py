@@ -167,7 +167,7 @@ def noise_cumulants(
     -----
     Of three independent pixels, a − (b + c)/2 has 3/2 of the variance and 3/4 of the third cumulant of one.
     """
-    n, height, width = frames.shape
+    n, _, width = frames.shape
     second = third = 0.0
     count = 0
     for i in range(n):
