@@ -178,7 +178,8 @@ def filtered_background(background: F32, model: SpotModel, matched: MatchedFilte
     """The filtered still background with that sign; zeros where none is subtracted, DN."""
     if not model.still_background:
         return np.zeros(matched.lattice(*background.shape), np.float32)
-    return filtered_frames(background[None], model, matched, sign, backend)[0]
+    one: F32 = filtered_frames(background[None], model, matched, sign, backend)[0]
+    return one
 
 
 def without_bright_spots(
