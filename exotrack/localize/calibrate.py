@@ -157,15 +157,18 @@ class _Look:
     pedestal: float
     backend: Any
 
-    def detections(self, sigma: float, sign: float) -> tuple[MatchedFilter, float, Detections]:
-        """The filter for a width, the s.d. of the noise per pixel, and the sure spots."""
+    def detections(
+        self, sigma: float, sign: float, noise: float | None = None
+    ) -> tuple[MatchedFilter, float, Detections]:
+        """The filter for a width, the s.d. of the noise per pixel (measured if not given), and the sure spots."""
         matched = MatchedFilter.for_sigma(sigma)
         options: dict[str, Any] = {"box_half": matched.box_half, "step": matched.step, "pedestal": self.pedestal}
         gain = matched.noise_gain(*self.frames.shape[1:])
-        spacing = max(3 // matched.step, 1)  # neighbours are correlated and add little
-        filtered = self.backend.matched_filter(self.frames[:3], matched.taps, **options)
-        typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::spacing, ::spacing]))
-        noise = max(typical, least_noise(self.frames.dtype), 1e-6)
+        if noise is None:
+            spacing = max(3 // matched.step, 1)  # neighbours are correlated and add little
+            filtered = self.backend.matched_filter(self.frames[:3], matched.taps, **options)
+            typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::spacing, ::spacing]))
+            noise = max(typical, least_noise(self.frames.dtype), 1e-6)
         nothing = np.zeros(gain.shape, np.float32)
         frame, y, x, snr = self.backend.detect(
             self.frames, nothing, 1.0 / (np.float32(noise) * gain), np.float32(SURE * noise * matched.seen) * gain,
@@ -208,13 +211,13 @@ class _Look:
     def further_widths(self, sigma: float, sign: float) -> tuple[float, ...]:
         """Widths beyond the typical one at which some of the spots stand out much more: particles out of focus."""
         smallest = min(self.frames.shape[1:])
-        _, _, finest = self.detections(sigma, sign)
+        _, noise, finest = self.detections(sigma, sign)
         further: list[float] = []
         for power in (1, 2):
             wider = sigma * WIDER**power
             if 10 * wider > smallest or not len(finest[0]):
                 break
-            _, _, (frame, y, x, snr) = self.detections(wider, sign)
+            _, _, (frame, y, x, snr) = self.detections(wider, sign, noise)
             more = sum(
                 float(at_snr) > WIDER_GAIN * _highest_near(finest, t, at_y, at_x, 2.0 * wider)
                 for t, at_y, at_x, at_snr in zip(frame, y, x, snr, strict=True)
@@ -303,32 +306,42 @@ def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Any) ->
     )  # fmt: skip
     sure = snr > SURE
     frame, y, x = frame[sure], y[sure], x[sure]
-    values, flag = backend.refine(
-        samples, state.background, state.variance, frame, y, x, sign=sign, sigma=model.sigma_px, gain=0.0,
-        half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
-    )  # fmt: skip
-    clean = flag == 0
-    squares, signal = backend.residuals(
-        samples, state.background, frame[clean], np.ascontiguousarray(values[:, clean]),
-        sign=sign, half=matched.fit_half, most=2000,
-    )  # fmt: skip
-    return growth_of_noise(squares, signal)
+    gain: float | None = 0.0
+    for _ in range(2):  # with the first answer the fits and their leverages are those of the real noise
+        values, flag = backend.refine(
+            samples, state.background, state.variance, frame, y, x, sign=sign, sigma=model.sigma_px, gain=gain,
+            half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
+        )  # fmt: skip
+        clean = flag == 0
+        squares, signal = backend.residuals(
+            samples, state.background, frame[clean], np.ascontiguousarray(values[:, clean]),
+            sign=sign, gain=gain, half=matched.fit_half, most=2000,
+        )  # fmt: skip
+        gain = growth_of_noise(squares, signal)
+        if gain is None:
+            break
+    return gain
 
 
 def growth_of_noise(squares: F64, signal: F64) -> float | None:
-    """Slope of the noise variance against the signal, not below zero; None for fewer than 200 pixels.
+    """Slope of the noise variance against the signal, not below zero; None for too few pixels.
 
     Medians of squares in classes of signal, since overlapping spots leave a few huge residuals behind, are fitted by
     a line; by a parabola where its bend is significant, which is what shapes that are not Gaussian leave.
     """
     if len(squares) < 200:
         return None
-    order = np.array_split(np.argsort(signal, kind="stable"), CLASSES)
-    level = np.array([signal[rows].mean() for rows in order])
-    variance = np.array([np.median(squares[rows]) / MEDIAN_OF_SQUARE for rows in order])
+    borders = np.linspace(0.0, float(np.quantile(signal, 0.998)), CLASSES + 1)
+    place = np.clip(np.searchsorted(borders, signal) - 1, 0, CLASSES - 1)
+    rows = [np.flatnonzero(place == k) for k in range(CLASSES)]
+    rows = [r for r in rows if len(r) >= 50]
+    if len(rows) < 4:
+        return None
+    level = np.array([signal[r].mean() for r in rows])
+    variance = np.array([np.median(squares[r]) / MEDIAN_OF_SQUARE for r in rows])
     # The relative standard error of a variance from the median of n squares.
-    error = np.maximum(variance, 1e-9) * 2.33 / np.sqrt([len(rows) for rows in order])
-    design = np.stack([np.ones(CLASSES), level, level**2], axis=1)
+    error = np.maximum(variance, 1e-9) * 2.33 / np.sqrt([len(r) for r in rows])
+    design = np.stack([np.ones(len(rows)), level, level**2], axis=1)
     for terms in (3, 2):
         scaled = design[:, :terms] / error[:, None]
         coefficients, *_ = np.linalg.lstsq(scaled, variance / error, rcond=None)

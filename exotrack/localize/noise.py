@@ -31,7 +31,7 @@ CLIPPINGS = 3
 """Times that this is repeated; in sparse fields two suffice."""
 SURE = 6.0
 """Signal-to-noise ratio above which a maximum is a spot beyond doubt, at any scale."""
-CONTINUED = 0.004
+CONTINUED = 0.002
 """Expected number of noise peaks within reach of a particle's last place that pass for its continuation."""
 
 

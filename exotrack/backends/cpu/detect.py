@@ -115,13 +115,12 @@ def _evaluate(pixels: F32, half: int, taps: F32, box_half: int, gauss: F32, box:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _parabola(before: float, centre: float, after: float) -> tuple[float, float]:
-    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, and its rise above it."""
+def _parabola(before: float, centre: float, after: float) -> float:
+    """Offset of the top of a parabola through the logarithms of a peak and its neighbours, in their distance."""
     floor = 0.02 * centre
     lower, middle, upper = math.log(max(before, floor)), math.log(centre), math.log(max(after, floor))
     bend = 2.0 * middle - lower - upper
-    offset = min(max(0.5 * (upper - lower) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0
-    return offset, 0.25 * (upper - lower) * offset
+    return min(max(0.5 * (upper - lower) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -171,7 +170,7 @@ def detect(
         Top of the peak by a log-parabola along each axis, px.
     snr : float32 array, shape (k,)
         Filtered signal over the s.d. of the filtered noise: at the highest pixel within half a step of the lattice
-        point; for a peak that stands out plainly, at the top of the parabola through the lattice points.
+        point; for a peak that stands out plainly, at the lattice point itself.
 
     Notes
     -----
@@ -209,12 +208,12 @@ def detect(
                 inner = 0 < k < lattice_height - 1 and 0 < j < lattice_width - 1
                 if inner and signal > PLAIN * (limit[k, j] - base):
                     before, after = sign * filtered[k - 1, j] - base, sign * filtered[k + 1, j] - base
-                    dy, rise_y = _parabola(before, signal, after)
+                    dy = _parabola(before, signal, after)
                     before, after = sign * filtered[k, j - 1] - base, sign * filtered[k, j + 1] - base
-                    dx, rise_x = _parabola(before, signal, after)
+                    dx = _parabola(before, signal, after)
                     values[0, count] = (k + dy) * step
                     values[1, count] = (j + dx) * step
-                    values[2, count] = signal * math.exp(rise_y + rise_x) * inverse_noise[k, j]
+                    values[2, count] = signal * inverse_noise[k, j]
                 else:
                     _copy(frames[i], k * step - middle, j * step - middle, pedestal, pixels)
                     _evaluate(pixels, half, taps, box_half, gauss, box, nothing, patch)
@@ -225,8 +224,8 @@ def detect(
                             inside = 0 <= k * step + v - half < height and 0 <= j * step + u - half < width
                             if height_here > signal and inside:
                                 signal, a, b = height_here, v, u
-                    dy, _ = _parabola(sign * patch[a - 1, b] - base, signal, sign * patch[a + 1, b] - base)
-                    dx, _ = _parabola(sign * patch[a, b - 1] - base, signal, sign * patch[a, b + 1] - base)
+                    dy = _parabola(sign * patch[a - 1, b] - base, signal, sign * patch[a + 1, b] - base)
+                    dx = _parabola(sign * patch[a, b - 1] - base, signal, sign * patch[a, b + 1] - base)
                     values[0, count] = k * step + a - half + dy
                     values[1, count] = j * step + b - half + dx
                     values[2, count] = signal * inverse_noise[k, j]

@@ -191,14 +191,14 @@ def noise_cumulants(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def residuals(
-    frames: Array, background: F32, frame: I32, values: F64, *, sign: float, half: int, most: int
+    frames: Array, background: F32, frame: I32, values: F64, *, sign: float, gain: float, half: int, most: int
 ) -> tuple[F64, F64]:
     """Squared residual and fitted signal at the pixels around fitted spots.
 
     Parameters
     ----------
-    frames, background, sign, half
-        As in `refine`.
+    frames, background, sign, gain, half
+        As in `refine`, which gave the values.
     frame : int32 array, shape (k,)
     values : float64 array, shape (9, k)
         From `refine`; spots whose window leaves the frame are passed over.
@@ -216,7 +216,7 @@ def residuals(
     room = min(len(frame), most) * side * side
     squares, signal = np.empty(room), np.empty(room)
     slopes = np.empty((side * side, 5))
-    left_over, light = np.empty(side * side), np.empty(side * side)
+    left_over, light, spread = np.empty(side * side), np.empty(side * side), np.empty(side * side)
     count = 0
     for k in range(min(len(frame), most)):
         cy, cx, mass, offset, sigma = values[0, k], values[1, k], values[2, k], values[3, k], values[5, k]
@@ -233,8 +233,10 @@ def residuals(
                 seen = sign * (np.float64(frames[frame[k], top + i, left + j]) - background[top + i, left + j])
                 light[p] = peak * share
                 left_over[p] = seen - offset - light[p]
+                spread[p] = np.sqrt(values[4, k] ** 2 + gain * max(light[p], 0.0))
                 slopes[p, 0], slopes[p, 1], slopes[p, 2] = share * dy, share * dx, share
                 slopes[p, 3], slopes[p, 4] = 1.0, share * (dy * dy + dx * dx)
+                slopes[p] /= spread[p]
         inverse = np.linalg.inv(slopes.T @ slopes)
         for p in range(side * side):
             leverage = 0.0

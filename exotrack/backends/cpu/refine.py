@@ -12,9 +12,11 @@ from exotrack.tables import F32, F64, I32, I64, U16, Array
 SATURATED, EDGE, CROWDED, SEED_ONLY = 1, 2, 4, 8
 ITERATIONS = 15
 NEIGHBOURS = 12
-SWEEPS = 4
-"""Times that spots within each other's reach are fitted in turn, each after subtraction of the others."""
-ENOUGH = 0.1
+SETTLED = 0.005
+"""Move of less than this share of the standard error in a sweep over crowded spots that ends the sweeps."""
+SWEEPS = 25
+"""Most times that spots within each other's reach are fitted in turn, each after subtraction of the others."""
+ENOUGH = 0.06
 """A step of less than this share of every standard error ends the iteration; what is left is a tenth of that."""
 FAINT_2, FAINT_4 = 4.8, 320.0
 """The variance of a position is 1 + 4.8/u² + 320/u⁴ times that of the Fisher matrix; u² = mass² × its mass element.
@@ -407,21 +409,21 @@ def refine(
 
     # Joint fits: each spot once more without the light of the others, until none moves.
     for _ in range(SWEEPS if n_crowded else 0):
-        before = fitted.copy()
         moved = False
         for k in crowded[:n_crowded]:
             row, column = _nearest(y[k], height), _nearest(x[k], width)
-            if before[5, k] < 0.0:
+            if fitted[5, k] < 0.0:
                 continue
             image = frames[frame[k]]
             if _gather(image, background, variance, row, column, half, sign, saturation, data, weight):
                 _leave_out_clipped(image, row, column, half, saturation, weight)
             for m in near[: _neighbours(k, frame, y, x, half + 2.5 * sigma, near)]:
-                if before[5, m] >= 0.0:
-                    _remove(before[:, m], row, column, gain, gy, gx, shape, data, weight)
+                if fitted[5, m] >= 0.0:
+                    _remove(fitted[:, m], row, column, gain, gy, gx, shape, data, weight)
             pixels[k] = _count(weight)
-            estimate[0], estimate[1] = before[0, k] - row, before[1, k] - column
-            estimate[2:] = before[2:5, k]
+            estimate[0], estimate[1] = fitted[0, k] - row, fitted[1, k] - column
+            estimate[2:] = fitted[2:5, k]
+            was_y, was_x = fitted[0, k], fitted[1, k]
             chi2 = _fit(
                 data, weight, along, across, half, squared, gain, free_width,
                 estimate, error, gy, gx, shape, fisher, lower, score,
@@ -431,9 +433,7 @@ def refine(
                 _keep(k, row, column, estimate, error, chi2, fitted, errors)
                 # The errors of the first fit, to which each spot's neighbours left only its own pixels, hold.
                 errors[0, k], errors[1, k] = max(ey, errors[0, k]), max(ex, errors[1, k])
-                moved = (
-                    moved or abs(fitted[0, k] - before[0, k]) > 0.1 * ey or abs(fitted[1, k] - before[1, k]) > 0.1 * ex
-                )
+                moved = moved or max(abs(fitted[0, k] - was_y) / ey, abs(fitted[1, k] - was_x) / ex) > SETTLED
         if not moved:
             break
 
