@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
+from exotrack.backends.cpu.pixels import BLIND, count, gather, leave_out_clipped, nearest, outer, profile, remove
+from exotrack.backends.cpu.solve import PARAMETERS, factor, solve, variance_of
 from exotrack.tables import F32, F64, I32, I64, U16, Array
 
 SATURATED, EDGE, CROWDED, SEED_ONLY = 1, 2, 4, 8
@@ -24,45 +26,12 @@ FAINT_2, FAINT_4 = 4.8, 320.0
 Measured on 120,000 simulated spots (σ 1.2 and 1.8 px, background 10 and 80): s.d. of the error over that of the Fisher
 matrix 1.15–1.20 at u = 6, 1.06–1.10 at 8, 1.03–1.05 at 10, 1.02 at 14 and 1.00–1.02 at 20.
 """
-PARAMETERS = 5
-"""y, x, amplitude, offset, squared width."""
-BLIND = np.float32(1e30)
-"""Variance of a pixel that is left out."""
 NARROWEST, WIDEST = 0.3, 16.0
 """Limits of a fitted squared width over the one to start from: no spot is much narrower than that of a point."""
 PIXEL = 1.0 / 12.0
 """Variance of a uniform distribution over a pixel: what integration over pixels adds to the width, px²."""
 VECTOR = 16
 """Pixels are padded to a multiple of this, so that the sums over them have no remainder."""
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _profile(centre: float, variance: float, line: F32) -> None:
-    """exp(−(m − centre)² / 2 variance) for m = −half … half, by recurrence from the middle outwards."""
-    half = len(line) // 2
-    step = math.exp(-0.5 / variance)
-    tilt = math.exp(centre / variance)
-    right = left = math.exp(-0.5 * centre * centre / variance)
-    line[half] = right
-    up, down = step * tilt, step / tilt
-    square = step * step
-    for m in range(1, half + 1):
-        right *= up
-        left *= down
-        line[half + m] = right
-        line[half - m] = left
-        up *= square
-        down *= square
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _outer(gy: F32, gx: F32, shape: F32) -> None:
-    side = len(gy)
-    for i in range(side):
-        height = gy[i]
-        row = shape[i * side : (i + 1) * side]
-        for j in range(side):
-            row[j] = height * gx[j]
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy")
@@ -123,55 +92,6 @@ def _sums(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _factor(matrix: F64, lower: F64) -> bool:
-    """Cholesky factor of a symmetric matrix given by its lower triangle, reciprocals on its diagonal; False if none."""
-    for i in range(PARAMETERS):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            if i == j:
-                if not total > 1e-5 * matrix[i, i]:
-                    return False
-                lower[i, i] = 1.0 / math.sqrt(total)
-            else:
-                lower[i, j] = total * lower[j, j]
-    return True
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _solve(lower: F64, vector: F64) -> None:
-    """Solve for a vector, in its place."""
-    for i in range(PARAMETERS):
-        for k in range(i):
-            vector[i] -= lower[i, k] * vector[k]
-        vector[i] *= lower[i, i]
-    for i in range(PARAMETERS - 1, -1, -1):
-        for k in range(i + 1, PARAMETERS):
-            vector[i] -= lower[k, i] * vector[k]
-        vector[i] *= lower[i, i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _variance_of(lower: F64, c: int, column: F64) -> float:
-    """Diagonal element `c` of the inverse of the factored matrix."""
-    column[c] = lower[c, c]
-    norm = column[c] * column[c]
-    for i in range(c + 1, PARAMETERS):
-        total = 0.0
-        for k in range(c, i):
-            total -= lower[i, k] * column[k]
-        column[i] = total * lower[i, i]
-        norm += column[i] * column[i]
-    return float(norm)
-
-
-@njit(nogil=True, cache=True)
-def _nearest(place: float, length: int) -> int:
-    return min(max(round(place), 0), length - 1)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _neighbours(k: int, frame: I32, y: F32, x: F32, reach: float, out: Array) -> int:
     """Up to `NEIGHBOURS` other seeds of the same frame within `reach` along y and x."""
     found = 0
@@ -187,55 +107,6 @@ def _neighbours(k: int, frame: I32, y: F32, x: F32, reach: float, out: Array) ->
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _gather(
-    image: Array, background: F32, variance: F32, row: int, column: int, half: int, sign: float, saturation: float,
-    data: F32, weight: F32,
-) -> bool:  # fmt: skip
-    """Pixels of a window and their variances; whether any of them is clipped."""
-    height, width = image.shape
-    side = 2 * half + 1
-    s, limit = np.float32(sign), np.float32(saturation)
-    top, left = row - half, column - half
-    highest = np.float32(0.0)
-    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
-        for i in range(side):
-            raw, still = image[top + i, left : left + side], background[top + i, left : left + side]
-            noise = variance[top + i, left : left + side]
-            for j in range(side):
-                value = np.float32(raw[j])
-                highest = max(highest, value)
-                data[i * side + j] = s * (value - still[j])
-                weight[i * side + j] = noise[j]
-    else:
-        for i in range(side):
-            for j in range(side):
-                v, u, p = top + i, left + j, i * side + j
-                if 0 <= v < height and 0 <= u < width:
-                    value = np.float32(image[v, u])
-                    highest = max(highest, value)
-                    data[p] = s * (value - background[v, u])
-                    weight[p] = variance[v, u]
-                else:
-                    data[p] = np.float32(0.0)
-                    weight[p] = BLIND
-    return bool(highest >= limit)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _leave_out_clipped(image: Array, row: int, column: int, half: int, saturation: float, weight: F32) -> bool:
-    """Leave out the clipped pixels of a window; whether any of them is within half of it."""
-    height, width = image.shape
-    side = 2 * half + 1
-    near = False
-    for v in range(max(row - half, 0), min(row + half + 1, height)):
-        for u in range(max(column - half, 0), min(column + half + 1, width)):
-            if image[v, u] >= saturation:
-                weight[(v - row + half) * side + u - column + half] = BLIND
-                near = near or 4 * ((v - row) ** 2 + (u - column) ** 2) <= half * half
-    return near
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _fit(
     data: F32, weight: F32, along: F32, across: F32, half: int, width: float, gain: float, free_width: bool,
     estimate: F64, error: F64, gy: F32, gx: F32, shape: F32, fisher: F64, lower: F64, score: F64,
@@ -247,17 +118,17 @@ def _fit(
     chi2, squared = -1.0, estimate[4]
     for _ in range(ITERATIONS):
         cy, cx, amplitude, offset, squared = estimate[0], estimate[1], estimate[2], estimate[3], estimate[4]
-        _profile(cy, squared, gy)
-        _profile(cx, squared, gx)
-        _outer(gy, gx, shape)
+        profile(cy, squared, gy)
+        profile(cx, squared, gx)
+        outer(gy, gx, shape)
         now = _sums(data, weight, shape, across, along, amplitude, offset, gain, cy, cx, fisher, score)
         if not free_width:
             for a in range(4):
                 fisher[4, a] = 0.0
             fisher[4, 4], score[4] = 1.0, 0.0
-        if not _factor(fisher, lower):
+        if not factor(fisher, lower):
             return -1.0
-        _solve(lower, score)
+        solve(lower, score)
         chi2 = now
         # Undo the scaling of the derivatives: d/dy carried a factor of the variance, d/d(σ²) twice its square.
         dy, dx, d_squared = score[0] * squared, score[1] * squared, 2.0 * score[4] * squared * squared
@@ -283,8 +154,8 @@ def _fit(
     # Where the spot itself is uncertain the estimates scatter more than the Fisher matrix says.
     strength = max(estimate[2] * estimate[2] * fisher[2, 2], 16.0)
     scatter = (1.0 + FAINT_2 / strength + FAINT_4 / (strength * strength)) * squared * squared
-    error[0] = _variance_of(lower, 0, score) * scatter
-    error[1] = _variance_of(lower, 1, score) * scatter
+    error[0] = variance_of(lower, 0, score) * scatter
+    error[1] = variance_of(lower, 1, score) * scatter
     return chi2
 
 
@@ -377,13 +248,13 @@ def refine(
     n_crowded = 0
     squared = sigma * sigma + PIXEL
     for k in range(n_spots):
-        row, column = _nearest(y[k], height), _nearest(x[k], width)
+        row, column = nearest(y[k], height), nearest(x[k], width)
         if row < half or column < half or row + half >= height or column + half >= width:
             flags[k] |= EDGE
         image = frames[frame[k]]
-        if _gather(
-            image, background, variance, row, column, half, sign, saturation, data, weight
-        ) and _leave_out_clipped(image, row, column, half, saturation, weight):
+        if gather(image, background, variance, row, column, half, sign, saturation, data, weight) and leave_out_clipped(
+            image, row, column, half, saturation, weight
+        ):
             flags[k] |= SATURATED
         n_near = _neighbours(k, frame, y, x, half + 2.5 * sigma, near)
         if n_near:
@@ -398,7 +269,7 @@ def refine(
                 for m in range(n_near):
                     if (v - y[near[m]]) ** 2 + (u - x[near[m]]) ** 2 < own:
                         weight[p] = BLIND
-        pixels[k] = _count(weight)
+        pixels[k] = count(weight)
         _start(data, weight, rim, half, y[k] - row, x[k] - column, squared, estimate)
         first[0, k], first[1, k] = estimate[2], estimate[3]
         chi2 = _fit(
@@ -411,16 +282,16 @@ def refine(
     for _ in range(SWEEPS if n_crowded else 0):
         moved = False
         for k in crowded[:n_crowded]:
-            row, column = _nearest(y[k], height), _nearest(x[k], width)
+            row, column = nearest(y[k], height), nearest(x[k], width)
             if fitted[5, k] < 0.0:
                 continue
             image = frames[frame[k]]
-            if _gather(image, background, variance, row, column, half, sign, saturation, data, weight):
-                _leave_out_clipped(image, row, column, half, saturation, weight)
+            if gather(image, background, variance, row, column, half, sign, saturation, data, weight):
+                leave_out_clipped(image, row, column, half, saturation, weight)
             for m in near[: _neighbours(k, frame, y, x, half + 2.5 * sigma, near)]:
                 if fitted[5, m] >= 0.0:
-                    _remove(fitted[:, m], row, column, gain, gy, gx, shape, data, weight)
-            pixels[k] = _count(weight)
+                    remove(fitted[:, m], row, column, gain, gy, gx, shape, data, weight)
+            pixels[k] = count(weight)
             estimate[0], estimate[1] = fitted[0, k] - row, fitted[1, k] - column
             estimate[2:] = fitted[2:5, k]
             was_y, was_x = fitted[0, k], fitted[1, k]
@@ -439,7 +310,7 @@ def refine(
 
     values = np.empty((9, n_spots))
     for k in range(n_spots):
-        local = math.sqrt(variance[_nearest(y[k], height), _nearest(x[k], width)])
+        local = math.sqrt(variance[nearest(y[k], height), nearest(x[k], width)])
         cy, cx, amplitude, offset = fitted[0, k], fitted[1, k], fitted[2, k], fitted[3, k]
         shape2, ey, ex = fitted[4, k], errors[0, k], errors[1, k]
         strayed = max(abs(cy - y[k]), abs(cx - x[k])) > 1.5 * max(sigma, 1.0)
@@ -485,27 +356,3 @@ def _keep(k: int, row: int, column: int, estimate: F64, error: F64, chi2: float,
     fitted[5, k] = chi2
     errors[0, k] = math.sqrt(error[0]) if chi2 >= 0.0 else np.inf
     errors[1, k] = math.sqrt(error[1]) if chi2 >= 0.0 else np.inf
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _remove(
-    other: F64, row: int, column: int, gain: float, gy: F32, gx: F32, shape: F32, data: F32, weight: F32
-) -> None:
-    """Subtract the fitted light of another spot from a window, and add its shot noise to the variances."""
-    _profile(other[0] - row, other[4], gy)
-    _profile(other[1] - column, other[4], gx)
-    _outer(gy, gx, shape)
-    amplitude, growth = np.float32(other[2]), np.float32(gain)
-    for p in range(len(data)):
-        light = amplitude * shape[p]
-        data[p] -= light
-        weight[p] += growth * light
-
-
-@njit(nogil=True, cache=True)
-def _count(weight: F32) -> np.int32:
-    """Pixels that are not left out."""
-    used = np.int32(0)
-    for p in range(len(weight)):
-        used += np.int32(weight[p] < BLIND)
-    return used
