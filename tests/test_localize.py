@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from exotrack.acquisition import Acquisition
+from exotrack.camera import Camera
 from exotrack.errors import InputError
 from exotrack.localize import calibrate, localize, plan_windows
 from exotrack.localize.matched import MatchedFilter
@@ -349,3 +350,25 @@ def calibrate_array(frames):
                 yield first, frames[first : min(first + block_frames, stop)]
 
     return calibrate(Source())
+
+
+def test_a_camera_gives_electrons_and_knows_its_hot_pixels():
+    """sCMOS maps: a twentieth of the pixels is hot, gains and offsets vary; 20 frames of 12 spots."""
+    rng = np.random.default_rng(31)
+    shape, n = (96, 128), 20
+    gain, offset = rng.uniform(1.8, 2.2, shape), rng.uniform(95, 105, shape)
+    variance = np.where(rng.random(shape) < 0.05, 900.0, 8.0)
+    light, truth = movie(seed=32, n=n, shape=shape, peak=60.0, noise=0.0)
+    adu = offset + gain * light + rng.normal(0, 1, (n, *shape)) * np.sqrt(variance)
+    frames = np.clip(np.rint(adu), 0, 65535).astype(np.uint16)
+    camera = Camera(offset=offset, gain=gain, variance=variance)
+    known = localize(frames, acquisition=ACQUISITION, camera=camera)
+    blind = localize(frames, acquisition=ACQUISITION)
+    errors, z, found, right = matches(known, truth)
+    rough, _, _, wrong = matches(blind, truth)
+    assert found > 0.98
+    assert right > 0.97
+    assert right >= wrong
+    assert np.sqrt(np.mean(errors**2)) < np.sqrt(np.mean(rough**2))
+    assert 0.85 < 1.4826 * np.median(np.abs(z)) < 1.15
+    assert np.median(known.mass) == pytest.approx(60.0 * 2 * np.pi * 1.3**2, rel=0.1)
