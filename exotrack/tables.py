@@ -229,7 +229,6 @@ class Localizations(Table):
     y_err: F32 = column("float32", "px", "standard error of y from the Fisher matrix")
     x_err: F32 = column("float32", "px", "standard error of x from the Fisher matrix")
     flag: U16 = column("uint16", "", "bits of SpotFlag; 0 is a clean spot")
-    chi2: F32 = column("float32", "", "squared normalised residuals per degree of freedom of the fit; 1 for a good one")
     model: SpotModel | None = field(default=None, kw_only=True)
 
 

@@ -273,6 +273,5 @@ def _table(found: Fits, shape: tuple[int, ...], state: WindowState, work: Work) 
         y_err=y_err,
         x_err=x_err,
         flag=flag,
-        chi2=chi2,
         model=work.model,
     )

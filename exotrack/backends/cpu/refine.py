@@ -240,7 +240,7 @@ def refine(
     estimate = np.empty(PARAMETERS)
     fitted = np.empty((6, n_spots))
     errors = np.empty((2, n_spots))
-    first = np.empty((2, n_spots))
+    seeds = np.empty((2, n_spots))
     pixels = np.empty(n_spots, np.int64)
     flags = np.zeros(n_spots, np.uint16)
     near = np.empty(NEIGHBOURS, np.int64)
@@ -271,42 +271,48 @@ def refine(
                         weight[p] = BLIND
         pixels[k] = count(weight)
         _start(data, weight, rim, half, y[k] - row, x[k] - column, squared, estimate)
-        first[0, k], first[1, k] = estimate[2], estimate[3]
+        seeds[0, k], seeds[1, k] = estimate[2], estimate[3]
         chi2 = _fit(
             data, weight, along, across, half, squared, gain, free_width,
             estimate, error, gy, gx, shape, fisher, lower, score,
         )  # fmt: skip
         _keep(k, row, column, estimate, error, chi2, fitted, errors)
 
-    # Joint fits: each spot once more without the light of the others, until none moves.
-    for _ in range(SWEEPS if n_crowded else 0):
-        moved = False
-        for k in crowded[:n_crowded]:
-            row, column = nearest(y[k], height), nearest(x[k], width)
-            if fitted[5, k] < 0.0:
-                continue
-            image = frames[frame[k]]
-            if gather(image, background, variance, row, column, half, sign, saturation, data, weight):
-                leave_out_clipped(image, row, column, half, saturation, weight)
-            for m in near[: _neighbours(k, frame, y, x, half + 2.5 * sigma, near)]:
-                if fitted[5, m] >= 0.0:
-                    remove(fitted[:, m], row, column, gain, gy, gx, shape, data, weight)
-            pixels[k] = count(weight)
-            estimate[0], estimate[1] = fitted[0, k] - row, fitted[1, k] - column
-            estimate[2:] = fitted[2:5, k]
-            was_y, was_x = fitted[0, k], fitted[1, k]
-            chi2 = _fit(
-                data, weight, along, across, half, squared, gain, free_width,
-                estimate, error, gy, gx, shape, fisher, lower, score,
-            )  # fmt: skip
-            if chi2 >= 0.0:
-                ey, ex = errors[0, k], errors[1, k]
-                _keep(k, row, column, estimate, error, chi2, fitted, errors)
-                # The errors of the first fit, to which each spot's neighbours left only its own pixels, hold.
-                errors[0, k], errors[1, k] = max(ey, errors[0, k]), max(ex, errors[1, k])
-                moved = moved or max(abs(fitted[0, k] - was_y) / ey, abs(fitted[1, k] - was_x) / ex) > SETTLED
-        if not moved:
-            break
+    # Joint fits: each spot once more without the light of the others, until none of its frame moves.
+    first = 0
+    while first < n_crowded:
+        last = first
+        while last < n_crowded and frame[crowded[last]] == frame[crowded[first]]:
+            last += 1
+        for _ in range(SWEEPS):
+            moved = False
+            for k in crowded[first:last]:
+                row, column = nearest(y[k], height), nearest(x[k], width)
+                if fitted[5, k] < 0.0:
+                    continue
+                image = frames[frame[k]]
+                if gather(image, background, variance, row, column, half, sign, saturation, data, weight):
+                    leave_out_clipped(image, row, column, half, saturation, weight)
+                for m in near[: _neighbours(k, frame, y, x, half + 2.5 * sigma, near)]:
+                    if fitted[5, m] >= 0.0:
+                        remove(fitted[:, m], row, column, gain, gy, gx, shape, data, weight)
+                pixels[k] = count(weight)
+                estimate[0], estimate[1] = fitted[0, k] - row, fitted[1, k] - column
+                estimate[2:] = fitted[2:5, k]
+                was_y, was_x = fitted[0, k], fitted[1, k]
+                chi2 = _fit(
+                    data, weight, along, across, half, squared, gain, free_width,
+                    estimate, error, gy, gx, shape, fisher, lower, score,
+                )  # fmt: skip
+                if chi2 >= 0.0:
+                    ey, ex = errors[0, k], errors[1, k]
+                    _keep(k, row, column, estimate, error, chi2, fitted, errors)
+                    # The errors of the first fit, to which each spot's neighbours left only its own pixels, hold.
+                    errors[0, k], errors[1, k] = max(ey, errors[0, k]), max(ex, errors[1, k])
+                    moved = moved or max(abs(fitted[0, k] - was_y) / ey, abs(fitted[1, k] - was_x) / ex) > SETTLED
+            if not moved:
+                break
+        first = last
 
     values = np.empty((9, n_spots))
     for k in range(n_spots):
@@ -317,7 +323,7 @@ def refine(
         outside = not (-0.5 <= cy < height - 0.5 and -0.5 <= cx < width - 0.5)
         if fitted[5, k] < 0.0 or pixels[k] < 8 or (strayed and not outside) or not amplitude > 0.0:
             flags[k] |= SEED_ONLY
-            cy, cx, amplitude, offset, shape2 = y[k], x[k], first[0, k], first[1, k], squared
+            cy, cx, amplitude, offset, shape2 = y[k], x[k], seeds[0, k], seeds[1, k], squared
             # Log-quadratic seeds stay below twice the bound of a spot that is just detected.
             ey = ex = 2.0 * math.sqrt(2.0 / math.pi) * local / amplitude * 2.0
         values[0, k], values[1, k] = cy, cx
