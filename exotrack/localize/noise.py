@@ -332,9 +332,15 @@ def pixel_noise(
     radius = math.ceil(2.5 * matched.sigma / matched.step)
     for _ in range(CLIPPINGS):
         quiet[:] = elsewhere
-        backend.quieten(filtered, np.float32(CLIP) * tiles.on_lattice(noise) * gain, radius, quiet)
+        limit = np.float32(CLIP) * tiles.on_lattice(noise) * gain
+        silence = partial(_quieten_frame, filtered, limit, radius, quiet, backend)
+        in_parts(executor, silence, range(len(filtered)))
         noise = measured()
     return noise, quiet
+
+
+def _quieten_frame(filtered: F32, limit: F32, radius: int, quiet: npt.NDArray[np.bool_], backend: Any, i: int) -> None:
+    backend.quieten(filtered[i : i + 1], limit, radius, quiet[i : i + 1])
 
 
 def _far_from(spots: tuple[I32, F64, F64], shape: tuple[int, ...], matched: MatchedFilter) -> npt.NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from exotrack.tables import Array, Localizations, SpotModel
 
 WINDOW_BYTES = 256 * 2**20
 """Most memory that the frames of one window may take."""
-BLOCK_FRAMES = 50
+BLOCK_FRAMES = 25
 """Frames read and processed at a time where the caller does not say; it never changes a result."""
 LEFT_BEHIND = 0.05
 """Share of the steps of the smallest particle of interest that may lead beyond where it is looked for again."""
