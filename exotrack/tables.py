@@ -211,6 +211,11 @@ class SpotModel:
     warnings: tuple[str, ...] = ()
     """Faults of the video that bear on localization, in words."""
 
+    @property
+    def sign(self) -> float:
+        """1 for bright spots, −1 for dark ones."""
+        return 1.0 if self.polarity == "bright" else -1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Localizations(Table):

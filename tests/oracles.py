@@ -45,7 +45,7 @@ def tile_noise(filtered, inverse_gain, quiet, ys, xs):
     i, y, x = np.indices(filtered.shape)
     for a in range(len(ys) - 1):
         for b in range(len(xs) - 1):
-            tile = (y >= ys[a]) & (y < ys[a + 1]) & (x >= xs[b]) & (x < xs[b + 1]) & ((x - xs[b] - y - i) % 2 == 0)
+            tile = (y >= ys[a]) & (y < ys[a + 1]) & (x >= xs[b]) & (x < xs[b + 1]) & ((x + y + i) % 2 == 0)
             used = tile & quiet if 4 * (tile & quiet).sum() >= tile.sum() else tile
             tiles[a, b] = 1.4826 * np.median((np.abs(filtered) * inverse_gain)[used])
     return tiles

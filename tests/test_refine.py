@@ -133,34 +133,39 @@ def test_growth_of_the_noise_is_the_gain_and_twice_the_gain_for_an_emccd():
 
 
 def test_rings_are_centred_by_radial_symmetry_and_found_once():
-    """40 frames of 24 spots in focus and 12 rings: nine rings of ten give one spot, flagged, its error as stated."""
-    rng, defocused = np.random.default_rng(7), oracles.Defocused(7.5)
-    grid = np.arange(28, 235, 40)
-    frames, truth = [], []
-    for _ in range(40):
-        light = np.full((256, 256), 40.0)
-        for i, gy in enumerate(grid):
-            for j, gx in enumerate(grid):
-                y, x = rng.uniform(-0.5, 0.5, 2) + np.array([gy, gx])
-                if (i + j) % 3 == 0:
-                    light[gy - 20 : gy + 21, gx - 20 : gx + 21] += 7000.0 * defocused.at(y - gy, x - gx)
-                    truth.append((len(frames), y, x))
-                else:
-                    light += 1500.0 * oracles.pixel_gaussian(light.shape, y, x, 1.3)
-        frames.append(rng.poisson(light))
-    found = localize(
-        np.array(frames).astype(np.uint16), acquisition=Acquisition(pixel_size_um=0.2, frame_interval_s=0.03)
-    )
-    assert found.model.further_sigmas_px
+    """Three videos of 24 spots in focus and 12 rings: nine rings of ten give one spot, flagged, its error as stated.
+
+    The share of single spots varies from video to video, 0.88 to 0.97, with the gain that is learned from each.
+    """
+    defocused, grid = oracles.Defocused(7.5), np.arange(28, 235, 40)
     errors, z, rings, alone = [], [], [], []
-    for t, y, x in truth:
-        near = np.flatnonzero((found.frame == t) & (np.hypot(found.y - y, found.x - x) < 10))
-        assert len(near) >= 1
-        alone.append(len(near) == 1)
-        k = near[np.argmin(np.hypot(found.y[near] - y, found.x[near] - x))]
-        errors.append([found.y[k] - y, found.x[k] - x])
-        z.append(errors[-1] / np.array([found.y_err[k], found.x_err[k]]))
-        rings.append(bool(found.flag[k] & SpotFlag.RING))
+    for seed in (7, 8, 9):
+        rng = np.random.default_rng(seed)
+        frames, truth = [], []
+        for _ in range(40):
+            light = np.full((256, 256), 40.0)
+            for i, gy in enumerate(grid):
+                for j, gx in enumerate(grid):
+                    y, x = rng.uniform(-0.5, 0.5, 2) + np.array([gy, gx])
+                    if (i + j) % 3 == 0:
+                        light[gy - 20 : gy + 21, gx - 20 : gx + 21] += 7000.0 * defocused.at(y - gy, x - gx)
+                        truth.append((len(frames), y, x))
+                    else:
+                        own = np.s_[gy - 20 : gy + 21, gx - 20 : gx + 21]
+                        light[own] += 1500.0 * oracles.pixel_gaussian((41, 41), y - gy + 20, x - gx + 20, 1.3)
+            frames.append(rng.poisson(light))
+        found = localize(
+            np.array(frames).astype(np.uint16), acquisition=Acquisition(pixel_size_um=0.2, frame_interval_s=0.03)
+        )
+        assert found.model.further_sigmas_px
+        for t, y, x in truth:
+            near = np.flatnonzero((found.frame == t) & (np.hypot(found.y - y, found.x - x) < 10))
+            assert len(near) >= 1
+            alone.append(len(near) == 1)
+            k = near[np.argmin(np.hypot(found.y[near] - y, found.x[near] - x))]
+            errors.append([found.y[k] - y, found.x[k] - x])
+            z.append(errors[-1] / np.array([found.y_err[k], found.x_err[k]]))
+            rings.append(bool(found.flag[k] & SpotFlag.RING))
     assert np.mean(alone) > 0.9
     assert np.mean(rings) > 0.9
     assert np.median(np.abs(errors)) < 0.2

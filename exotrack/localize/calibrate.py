@@ -10,23 +10,20 @@ import numpy as np
 
 from exotrack.camera import Camera
 from exotrack.localize import trouble
+from exotrack.localize.detector import SURE, Detector, Found
 from exotrack.localize.matched import MatchedFilter
 from exotrack.localize.noise import (
-    SAMPLES,
-    SURE,
-    Tiles,
     WindowState,
-    filtered_frames,
+    in_electrons,
     least_noise,
-    pixel_noise,
     sample,
     spread,
+    typical_noise,
     window_state,
-    without_bright_spots,
 )
 from exotrack.localize.scene import large_objects, stage_drift_px
 from exotrack.protocol import LocalizeSection
-from exotrack.tables import F32, F64, I32, Array, SpotFlag, SpotModel
+from exotrack.tables import F64, Array, SpotFlag, SpotModel
 
 GAIN_SAMPLES = 12
 """Frames of a window from whose spots the growth of the noise with the signal is estimated."""
@@ -34,6 +31,10 @@ SCALE_SAMPLES = 5
 """Frames of the first window from which the polarity and the width are estimated, at every scale."""
 SCALES = (0.8, 1.1, 1.5, 2.1, 3.0, 4.2, 6.0)
 """Widths tried before the refinement of the width, px."""
+LOOK_SCALES = (1.1, 3.0, 6.0)
+"""Widths at which bright and dark spots are compared, px."""
+TRIPLET = 4
+"""Distance of the pixels whose differences give the skewness of the noise, px."""
 STILL_FRAMES = 100
 """Fewest frames that can tell a still background from particles that have not moved yet."""
 CLASSES = 20
@@ -48,8 +49,6 @@ WIDER_SHARE = 0.03
 """Share of the sure spots that must stand out more at a further width for it to be used."""
 WIDER_GAIN = 1.15
 """Factor by which they must stand out more."""
-
-Detections = tuple[I32, F32, F32, F32]
 
 
 def calibrate(
@@ -66,7 +65,7 @@ def calibrate(
     Parameters
     ----------
     frames : uint8, uint16 or float32 array, shape (n, height, width)
-        The frames of the first window; in electrons where there is a camera.
+        The raw frames of the first window.
     settings : LocalizeSection
         A polarity or width given there is taken as it is.
     reach_px : float
@@ -76,7 +75,7 @@ def calibrate(
     bit_depth : int, optional
         Significant bits per pixel; that of the dtype if not given.
     camera : Camera, optional
-        Its calibration, if known.
+        Its calibration, if known: what is learned is in electrons then.
 
     Returns
     -------
@@ -84,24 +83,24 @@ def calibrate(
         Where the frames hold no spot, the width is 1.3 px and a warning says so.
     """
     warnings: list[str] = []
-    samples = sample(frames, GAIN_SAMPLES)
-    few = sample(frames, SCALE_SAMPLES)
-    look = _Look(few, 0.0 if np.issubdtype(frames.dtype, np.integer) else float(np.median(few[:, ::4, ::4])), backend)
+    raw = sample(frames, GAIN_SAMPLES)
+    clipped = min(saturation_level(frames.dtype, bit_depth), _reached_limit(raw))
+    limit = clipped if camera is None else _in_electrons(clipped, camera)
+    floor = least_noise(frames.dtype, camera)
+    look = _Look(in_electrons(sample(frames, SCALE_SAMPLES), camera), floor, limit, backend)
     polarity = settings.polarity
     if polarity == "auto":
-        widths = [s for s in (1.1, 3.0, 6.0) if 10 * s < min(frames.shape[1:])]
-        strength = {sign: max(look.strength(s, sign) for s in widths) for sign in (1.0, -1.0)}
-        polarity = "bright" if strength[1.0] >= strength[-1.0] else "dark"
+        polarity = "bright" if look.most(LOOK_SCALES, 1.0)[0] >= look.most(LOOK_SCALES, -1.0)[0] else "dark"
     sign = 1.0 if polarity == "bright" else -1.0
-    limit = min(saturation_level(frames.dtype, bit_depth), _reached_limit(samples))
+    further: tuple[float, ...] = ()
     if settings.psf_sigma_px == "auto":
-        sigma = look.spot_width(sign, limit)
-        if sigma is None:
-            sigma = 1.3
+        found = look.spot_width(sign)
+        if found is None:
             warnings.append("no spot stands out in the first seconds: a width of 1.3 px was assumed")
+        sigma = found or 1.3
         further = look.further_widths(sigma, sign)
     else:
-        sigma, further = float(settings.psf_sigma_px), ()
+        sigma = float(settings.psf_sigma_px)
     height, width = frames.shape[1:]
     model = SpotModel(
         polarity=polarity,
@@ -110,27 +109,35 @@ def calibrate(
         still_background=False,
         noise_dn=0.0,
         gain_dn=0.0,
-        saturated_share=float(np.mean(samples >= limit)) if math.isfinite(limit) else 0.0,
+        saturated_share=float(np.mean(raw >= clipped)) if math.isfinite(clipped) else 0.0,
         saturation_dn=limit,
         further_sigmas_px=further,
         pedestal_dn=look.pedestal,
     )
     still = _look_at_still(frames, model, settings.background_frames, backend)
     model = replace(model, still_background=still.usable)
-    model = replace(model, skew_dn=_skew(samples, model, backend))
     state = window_state(frames, model, settings, reach_px, backend=backend, camera=camera)
-    gain = _gain(samples, state, model, backend)
+    gain = _gain(in_electrons(raw, camera), state, model, backend)
     if gain is None:
         gain = camera.excess if camera is not None else 0.0
     noise = float(np.median(np.sqrt(state.variance)))
+    raw_noise = noise if camera is None else noise * float(np.median(camera.gain))
     return replace(
         model,
         noise_dn=noise,
         gain_dn=gain,
+        skew_dn=_skew(state, backend),
         stage_drift_px=still.drift_px,
         large_objects=len(still.objects_px),
-        warnings=(*warnings, *trouble.warnings(frames, samples, model, noise, still.drift_px, still.objects_px)),
+        warnings=(*warnings, *trouble.warnings(frames, raw, model, raw_noise, still.drift_px, still.objects_px)),
     )
+
+
+def _in_electrons(level: float, camera: Camera) -> float:
+    """Photoelectrons from which a pixel may be clipped at a grey level: all but 1 % of the pixels clip above it."""
+    if not math.isfinite(level):
+        return level
+    return float(np.quantile(camera.electrons(np.full(camera.shape, level, np.float32)), 0.01))
 
 
 def saturation_level(dtype: Any, bit_depth: int | None) -> float:
@@ -149,52 +156,50 @@ def _reached_limit(samples: Array) -> float:
     return top if float(np.mean(samples == samples.max())) > 1e-4 else math.inf
 
 
-@dataclass(frozen=True)
 class _Look:
     """A first look at a few frames, without any background, with the same noise assumed everywhere."""
 
-    frames: Array
-    pedestal: float
-    backend: Any
+    def __init__(self, frames: Array, floor: float, limit: float, backend: Any) -> None:
+        self.frames, self.floor, self.limit, self.backend = frames, floor, limit, backend
+        whole_levels = np.issubdtype(frames.dtype, np.integer)
+        self.pedestal = 0.0 if whole_levels else float(np.median(frames[:, ::4, ::4]))
+        self.largest = min(frames.shape[1:]) / 10
+        """Widest spot that the frames can show, px."""
+        self._noise: dict[float, float] = {}
 
-    def detections(
-        self, sigma: float, sign: float, noise: float | None = None
-    ) -> tuple[MatchedFilter, float, Detections]:
-        """The filter for a width, the s.d. of the noise per pixel (measured if not given), and the sure spots."""
-        matched = MatchedFilter.for_sigma(sigma)
-        options: dict[str, Any] = {"box_half": matched.box_half, "step": matched.step, "pedestal": self.pedestal}
-        gain = matched.noise_gain(*self.frames.shape[1:])
-        if noise is None:
-            spacing = max(3 // matched.step, 1)  # neighbours are correlated and add little
-            filtered = self.backend.matched_filter(self.frames[:3], matched.taps, **options)
-            typical = 1.4826 * float(np.median((np.abs(filtered) / gain)[:, ::spacing, ::spacing]))
-            noise = max(typical, least_noise(self.frames.dtype), 1e-6)
-        nothing = np.zeros(gain.shape, np.float32)
-        frame, y, x, snr = self.backend.detect(
-            self.frames, nothing, 1.0 / (np.float32(noise) * gain), np.float32(SURE * noise * matched.seen) * gain,
-            matched.taps, sign=sign, **options,
-        )  # fmt: skip
-        sure = snr > SURE
-        return matched, noise, (frame[sure], y[sure], x[sure], snr[sure])
+    def noise(self, detector: Detector) -> float:
+        """s.d. of the noise per pixel at a width, measured once: it is the same for bright and for dark spots."""
+        matched = detector.matched
+        if matched.sigma not in self._noise:
+            filtered = detector.filtered(self.frames[:3])
+            self._noise[matched.sigma] = typical_noise(filtered, matched, self.frames.shape[1:], self.floor)
+        return self._noise[matched.sigma]
 
-    def strength(self, sigma: float, sign: float) -> float:
-        """Sum of squared signal-to-noise ratios of the sure spots: how much there is to see at a scale."""
-        _, _, (_, _, _, snr) = self.detections(sigma, sign)
-        return float((snr.astype(np.float64) ** 2).sum())
+    def spots(self, sigma: float, sign: float, noise: float | None = None) -> tuple[Detector, float, Found]:
+        """The detector for a width, the s.d. of the noise per pixel (measured if not given), and the sure spots."""
+        detector = Detector(MatchedFilter.for_sigma(sigma), sign, self.pedestal, self.backend)
+        noise = noise or self.noise(detector)
+        gain = detector.matched.noise_gain(*self.frames.shape[1:])
+        return detector, noise, detector.sure(self.frames, np.zeros(gain.shape, np.float32), np.float32(noise) * gain)
 
-    def spot_width(self, sign: float, limit: float) -> float | None:
+    def most(self, scales: tuple[float, ...], sign: float) -> tuple[float, float]:
+        """Largest sum of squared signal-to-noise ratios of the sure spots: how much there is to see, and its scale."""
+        usable = [s for s in scales if s < self.largest] or [scales[0]]
+        strength = [float((self.spots(s, sign)[2][3].astype(np.float64) ** 2).sum()) for s in usable]
+        best = int(np.argmax(strength))
+        return strength[best], usable[best]
+
+    def spot_width(self, sign: float) -> float | None:
         """Median fitted width of the sure, solitary spots, starting from the scale at which most is to be seen."""
-        smallest = min(self.frames.shape[1:])
-        strengths = [self.strength(s, sign) for s in SCALES if 10 * s < smallest]
-        if not strengths or max(strengths) == 0.0:
+        strength, sigma = self.most(SCALES, sign)
+        if strength == 0.0:
             return None
-        sigma = SCALES[int(np.argmax(strengths))]
         nothing = np.zeros(self.frames.shape[1:], np.float32)
         for _ in range(3):
-            matched, noise, (frame, y, x, _) = self.detections(sigma, sign)
+            detector, noise, (frame, y, x, _) = self.spots(sigma, sign)
             values, flag = self.backend.refine(
                 self.frames, nothing, np.full(nothing.shape, noise**2, np.float32), frame, y, x, sign=sign,
-                sigma=sigma, gain=0.0, half=matched.fit_half, saturation=limit, free_width=True,
+                sigma=sigma, gain=0.0, half=detector.matched.fit_half, saturation=self.limit, free_width=True,
             )  # fmt: skip
             clean = flag == 0
             if clean.sum() < 5:
@@ -203,21 +208,20 @@ class _Look:
                 break
             # A filter up to 1.8 times too wide costs little, one that is too narrow much: the median of all depths
             # serves.
-            before, sigma = sigma, float(np.clip(np.median(values[5][clean]), 0.5, smallest / 12))
+            before, sigma = sigma, float(np.clip(np.median(values[5][clean]), 0.5, self.largest / 1.2))
             if abs(sigma / before - 1.0) < 0.02:
                 break
         return sigma
 
     def further_widths(self, sigma: float, sign: float) -> tuple[float, ...]:
         """Widths beyond the typical one at which some of the spots stand out much more: particles out of focus."""
-        smallest = min(self.frames.shape[1:])
-        _, noise, finest = self.detections(sigma, sign)
+        _, noise, finest = self.spots(sigma, sign)
         further: list[float] = []
         for power in (1, 2):
             wider = sigma * WIDER**power
-            if 10 * wider > smallest or not len(finest[0]):
+            if wider > self.largest or not len(finest[0]):
                 break
-            _, _, (frame, y, x, snr) = self.detections(wider, sign, noise)
+            _, _, (frame, y, x, snr) = self.spots(wider, sign, noise)
             more = sum(
                 float(at_snr) > WIDER_GAIN * _highest_near(finest, t, at_y, at_x, 2.0 * wider)
                 for t, at_y, at_x, at_snr in zip(frame, y, x, snr, strict=True)
@@ -227,7 +231,7 @@ class _Look:
         return tuple(further)
 
 
-def _highest_near(spots: Detections, frame: int, y: float, x: float, reach: float) -> float:
+def _highest_near(spots: Found, frame: int, y: float, x: float, reach: float) -> float:
     """Highest signal-to-noise ratio of the spots within reach; that of a barely sure spot where there is none."""
     near = (spots[0] == frame) & ((spots[1] - y) ** 2 + (spots[2] - x) ** 2 < reach * reach)
     return float(spots[3][near].max(initial=SURE))
@@ -253,8 +257,8 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
     """
     if len(frames) < STILL_FRAMES:
         return _Still(False, math.nan, [])
-    matched = MatchedFilter.for_sigma(model.sigma_px)
-    sign = 1.0 if model.polarity == "bright" else -1.0
+    detector = Detector.of(model, model.sigma_px, backend)
+    matched = detector.matched
     middle = len(frames) // 2
     halves = np.stack(
         [
@@ -262,8 +266,8 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
             for part in (frames[:middle], frames[middle:])
         ]
     )
-    filtered = filtered_frames(halves, model, matched, sign, backend)
-    single = filtered_frames(sample(frames, 2), model, matched, sign, backend)
+    filtered = detector.filtered(halves)
+    single = detector.filtered(sample(frames, 2))
     gain = matched.noise_gain(*frames.shape[1:])
     noise = max(1.4826 * float(np.median(np.abs(single - filtered[0]) / gain)), least_noise(frames.dtype))
     # Where spots remain, they show in the tail: compare the outermost per mille with the noise of single frames.
@@ -272,21 +276,15 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
     return _Still(
         usable,
         stage_drift_px(filtered[0] / gain, filtered[1] / gain, noise_of_mean) * matched.step,
-        large_objects(halves[0], matched, sign, noise_of_mean),
+        large_objects(halves[0], matched, model.sign, noise_of_mean),
     )
 
 
-def _skew(samples: Array, model: SpotModel, backend: Any) -> float:
+def _skew(state: WindowState, backend: Any) -> float:
     """Third over second cumulant of the noise in quiet places, DN: for photons alone the camera's DN per electron."""
-    matched = MatchedFilter.for_sigma(model.sigma_px)
-    sign = 1.0 if model.polarity == "bright" else -1.0
-    nothing = np.zeros(samples.shape[1:], np.float32)
-    flat = replace(model, still_background=False)
-    few, spots = without_bright_spots(sample(samples, SAMPLES), nothing, flat, backend=backend)
-    filtered = filtered_frames(few, flat, matched, sign, backend)
-    tiles = Tiles.of(few.shape[1:], matched)
-    _, quiet = pixel_noise(filtered, spots, matched, tiles, backend=backend, floor=least_noise(samples.dtype))
-    second, third, _ = backend.noise_cumulants(few, quiet, step=matched.step, spacing=4)
+    second, third, _ = backend.noise_cumulants(
+        state.cleared, state.quiet, step=state.scales[0].detector.matched.step, spacing=TRIPLET
+    )
     return third / second if second > 0.0 else 0.0
 
 
@@ -296,26 +294,19 @@ def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Any) ->
     The variance is regressed on the signal m and on m²; the square takes up whatever the shape of the spots does not
     explain, the linear term is the gain (twice the gain for the excess noise of an EMCCD).
     """
-    sign = 1.0 if model.polarity == "bright" else -1.0
     first = state.scales[0]
-    matched = first.matched
-    limit = (first.level + SURE * matched.seen / first.inverse_noise).astype(np.float32)
-    frame, y, x, snr = backend.detect(
-        samples, first.level, first.inverse_noise, limit, matched.taps,
-        box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
-    )  # fmt: skip
-    sure = snr > SURE
-    frame, y, x = frame[sure], y[sure], x[sure]
+    half = first.detector.matched.fit_half
+    frame, y, x, _ = first.detector.sure(samples, first.level, 1.0 / first.inverse_noise)
     gain: float | None = 0.0
     for _ in range(2):  # with the first answer the fits and their leverages are those of the real noise
         values, flag = backend.refine(
-            samples, state.background, state.variance, frame, y, x, sign=sign, sigma=model.sigma_px, gain=gain,
-            half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
+            samples, state.background, state.variance, frame, y, x, sign=model.sign, sigma=model.sigma_px, gain=gain,
+            half=half, saturation=model.saturation_dn, free_width=True,
         )  # fmt: skip
         clean = flag == 0
         squares, signal = backend.residuals(
             samples, state.background, frame[clean], np.ascontiguousarray(values[:, clean]),
-            sign=sign, gain=gain, half=matched.fit_half, most=2000,
+            sign=model.sign, gain=gain, half=half, most=2000,
         )  # fmt: skip
         gain = growth_of_noise(squares, signal)
         if gain is None:

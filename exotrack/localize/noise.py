@@ -15,31 +15,35 @@ import numpy.typing as npt
 from scipy.ndimage import convolve1d, median_filter, uniform_filter
 
 from exotrack.camera import Camera
+from exotrack.localize.detector import Detector
 from exotrack.localize.matched import MatchedFilter
+from exotrack.localize.tiles import TILE, Tiles
 from exotrack.protocol import LocalizeSection
 from exotrack.tables import F32, F64, I32, I64, Array, SpotFlag, SpotModel
 
 SAMPLES = 5
 """Frames of a window from which the noise is measured."""
-TILE = 32
-"""Side of the tiles on which noise is measured, px."""
 ROUNDING_NOISE = math.sqrt(1.0 / 12.0)
 """s.d. of rounding to whole grey levels, the least noise that an integer image can have, DN."""
+LEAST = 1e-6
+"""Least s.d. of the noise of frames of real numbers, DN: without any, there would be no scale."""
 CLIP = 3.5
 """Noise s.d. beyond which a place is left out of the noise, together with its surroundings."""
 CLIPPINGS = 3
 """Times that this is repeated; in sparse fields two suffice."""
-SURE = 6.0
-"""Signal-to-noise ratio above which a maximum is a spot beyond doubt, at any scale."""
 CONTINUED = 0.002
 """Expected number of noise peaks within reach of a particle's last place that pass for its continuation."""
+
+
+FAINTEST = 3.3
+"""Signal-to-noise ratio below which no peak continues a particle, however near."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """What `detect` needs to look for spots of one width in a window."""
 
-    matched: MatchedFilter
+    detector: Detector
     level: F32
     """Filtered still background, sign included, on the lattice, DN."""
     inverse_noise: F32
@@ -62,6 +66,10 @@ class WindowState:
     """Variance of the noise per pixel where there is no spot, DN²."""
     scales: tuple[Scale, ...]
     """The spot model's width first, then its further widths."""
+    cleared: Array
+    """A few frames of the window without their bright spots, from which the noise was measured."""
+    quiet: npt.NDArray[np.bool_]
+    """Lattice points of these frames, at the first width, that are far from any spot."""
 
 
 def spread(n_frames: int, count: int) -> I64:
@@ -89,6 +97,7 @@ def window_state(
     Parameters
     ----------
     frames : array, shape (n, height, width)
+        Raw frames.
     model : SpotModel
     settings : LocalizeSection
     reach_px : float
@@ -96,62 +105,66 @@ def window_state(
     backend : module
         A loaded backend.
     camera : Camera, optional
-        Adds the read noise of each pixel; the frames are in electrons then.
+        Turns frames into electrons and adds the read noise of each pixel; all results are in electrons then.
     executor : Executor, optional
         Runs parts in parallel; it never changes a result.
     """
     shape = frames.shape[1:]
-    sign = 1.0 if model.polarity == "bright" else -1.0
+    n_pixels = shape[0] * shape[1]
+    floor = least_noise(frames.dtype, camera)
     background = np.zeros(shape, np.float32)
     if model.still_background and len(frames) >= 3:
         picked = spread(len(frames), settings.background_frames)
         still = partial(backend.still_background, frames, picked)
         background = np.concatenate(in_parts(executor, lambda rows: still(rows=rows), pairwise(_bands(shape[0]))))
+        background = in_electrons(background, camera)
         # A frame that is part of the background agrees with it more than others do: 3 % less noise.
         others = np.setdiff1d(np.arange(len(frames)), picked)
         few = frames[others[spread(len(others), SAMPLES)]] if len(others) >= SAMPLES else sample(frames, SAMPLES)
     else:
         few = sample(frames, SAMPLES)
-    few, spots = without_bright_spots(few, background, model, backend=backend, executor=executor)
+    cleared, spots = _without_bright_spots(in_electrons(few, camera), background, model, floor, backend, executor)
     share = settings.false_alarms_per_frame / (1 + len(model.further_sigmas_px))
     scales: list[Scale] = []
-    variance = np.empty(shape, np.float32)
+    variance, quiet = np.empty(shape, np.float32), np.empty(0, np.bool_)
     for sigma in (model.sigma_px, *model.further_sigmas_px):
-        matched = MatchedFilter.for_sigma(sigma)
-        level = filtered_background(background, model, matched, sign, backend)
-        look = partial(filtered_frames, model=model, matched=matched, sign=sign, backend=backend)
-        filtered = np.concatenate(in_parts(executor, look, _each(few)))
+        detector = Detector.of(model, sigma, backend)
+        matched = detector.matched
+        level = _filtered_background(background, model, detector)
+        filtered = np.concatenate(in_parts(executor, detector.filtered, _each(cleared)))
         filtered -= level
         tiles = Tiles.of(shape, matched)
-        noise, _ = pixel_noise(
-            filtered, spots, matched, tiles, backend=backend, floor=least_noise(frames.dtype), executor=executor
-        )
+        noise, far = pixel_noise(filtered, spots, matched, tiles, backend=backend, floor=floor, executor=executor)
         # A still bright speck is subtracted, but its shot noise stays. The filter halves the height of a speck.
         specks = 2.0 * model.gain_dn * np.maximum(level, 0.0) if model.still_background else np.float32(0.0)
-        at_lattice = np.sqrt(tiles.on_lattice(noise) ** 2 + specks)
-        gain = matched.noise_gain(*shape)
         if not scales:
-            variance = tiles.on_pixels(noise) ** 2
+            quiet, variance = far, tiles.on_pixels(noise) ** 2
             if model.still_background and model.gain_dn > 0.0:
                 variance += np.repeat(np.repeat(specks, matched.step, 0), matched.step, 1)[: shape[0], : shape[1]]
             if camera is not None:
                 variance = _with_read_noise(variance, camera.read_variance)
-        threshold = tiles.on_lattice(
-            matched.threshold_at(share, shape[0] * shape[1], sign * model.skew_dn / np.maximum(noise, 1e-6))
-        )
-        filtered_noise = at_lattice * gain
-        if camera is not None:
+        if camera is None:
+            filtered_noise = np.sqrt(tiles.on_lattice(noise) ** 2 + specks) * matched.noise_gain(*shape)
+        else:
             filtered_noise = np.sqrt(_filtered_variance(variance, matched))
+        threshold = tiles.on_lattice(matched.threshold_at(share, n_pixels, model.sign * model.skew_dn / noise))
         limit = level + np.float32(matched.seen) * threshold * filtered_noise
         inverse = (1.0 / filtered_noise).astype(np.float32)
-        faint = _faint(matched, share, shape, reach_px)
-        scales.append(Scale(matched, level, inverse, threshold, limit.astype(np.float32), faint))
-    return WindowState(background, variance, tuple(scales))
+        faint = _faint(matched, share, n_pixels, reach_px)
+        scales.append(Scale(detector, level, inverse, threshold, limit.astype(np.float32), faint))
+    return WindowState(background, variance, tuple(scales), cleared, quiet)
 
 
-def least_noise(dtype: np.dtype[Any]) -> float:
-    """Least s.d. per pixel that frames of a dtype can have, DN."""
-    return ROUNDING_NOISE if np.issubdtype(dtype, np.integer) else 0.0
+def in_electrons(frames: Array, camera: Camera | None) -> Array:
+    """Frames as they are without a camera, photoelectrons with one."""
+    return frames if camera is None else camera.electrons(frames)
+
+
+def least_noise(dtype: np.dtype[Any], camera: Camera | None = None) -> float:
+    """Least s.d. per pixel that frames of a dtype can have, DN (photoelectrons with a camera), above zero."""
+    if not np.issubdtype(dtype, np.integer):
+        return LEAST
+    return ROUNDING_NOISE if camera is None else ROUNDING_NOISE / float(np.median(camera.gain))
 
 
 def in_parts(executor: Executor | None, function: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
@@ -169,58 +182,38 @@ def _each(frames: Array) -> Iterable[Array]:
     return (frames[i : i + 1] for i in range(len(frames)))
 
 
-def filtered_frames(frames: Array, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any) -> F32:
-    """Filtered frames with the sign that makes spots positive, DN."""
-    filtered: F32 = backend.matched_filter(
-        frames, matched.taps, box_half=matched.box_half, step=matched.step, pedestal=model.pedestal_dn
-    )
-    if sign < 0:
-        np.negative(filtered, out=filtered)
-    return filtered
-
-
-def filtered_background(background: F32, model: SpotModel, matched: MatchedFilter, sign: float, backend: Any) -> F32:
-    """The filtered still background with that sign; zeros where none is subtracted, DN."""
+def _filtered_background(background: F32, model: SpotModel, detector: Detector) -> F32:
+    """The filtered still background, positive for spots; zeros where none is subtracted, DN."""
     if not model.still_background:
-        return np.zeros(matched.lattice(*background.shape), np.float32)
-    one: F32 = filtered_frames(background[None], model, matched, sign, backend)[0]
-    return one
+        return np.zeros(detector.matched.lattice(*background.shape), np.float32)
+    level: F32 = detector.filtered(background[None])[0]
+    return level
 
 
-def without_bright_spots(
-    frames: Array, background: F32, model: SpotModel, *, backend: Any, executor: Executor | None = None
+def _without_bright_spots(
+    frames: Array, background: F32, model: SpotModel, floor: float, backend: Any, executor: Executor | None
 ) -> tuple[Array, tuple[I32, F64, F64]]:
     """Frames without the spots that stand out beyond doubt, and where these were: frame, y, x.
 
     Where bright spots are dense, the squares whose mean the filter subtracts are full of their light, and what looks
     quiet between them is not: the noise would come out several times too large.
     """
-    matched = MatchedFilter.for_sigma(model.sigma_px)
-    sign = 1.0 if model.polarity == "bright" else -1.0
-    level = filtered_background(background, model, matched, sign, backend)
-    gain = matched.noise_gain(*frames.shape[1:])
-    noise = model.noise_dn
-    if noise == 0.0:
-        # The median of all places: too large a noise, if anything, which only spares the fainter spots.
-        few = filtered_frames(frames[:3], model, matched, sign, backend) - level
-        typical = 1.4826 * float(np.median(np.abs(few)[:, ::2, ::2] / gain[::2, ::2]))
-        noise = max(typical, least_noise(frames.dtype), 1e-6)
-    inverse = 1.0 / (np.float32(noise) * gain)
-    limit = level + np.float32(SURE * noise * matched.seen) * gain
+    detector = Detector.of(model, model.sigma_px, backend)
+    matched = detector.matched
+    level = _filtered_background(background, model, detector)
+    # The first time, the median of all places: too large a noise, if anything, which only spares the fainter spots.
+    noise = model.noise_dn or typical_noise(detector.filtered(frames[:3]) - level, matched, background.shape, floor)
+    filtered_noise = np.float32(noise) * matched.noise_gain(*background.shape)
     variance = np.full(background.shape, noise**2, np.float32)
 
     def one(frame: Array) -> tuple[F32, F64]:
-        at, y, x, snr = backend.detect(
-            frame, level, inverse, limit, matched.taps,
-            box_half=matched.box_half, step=matched.step, sign=sign, pedestal=model.pedestal_dn,
-        )  # fmt: skip
-        sure = snr > SURE
+        at, y, x, _ = detector.sure(frame, level, filtered_noise)
         values, flag = backend.refine(
-            frame, background, variance, at[sure], y[sure], x[sure], sign=sign, sigma=model.sigma_px,
-            gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
+            frame, background, variance, at, y, x, sign=model.sign, sigma=model.sigma_px, gain=model.gain_dn,
+            half=matched.fit_half, saturation=model.saturation_dn, free_width=True,
         )  # fmt: skip
         values = np.ascontiguousarray(values[:, (flag & SpotFlag.SEED_ONLY) == 0])
-        return backend.without_spots(frame, np.zeros(values.shape[1], np.int32), values, sign=sign), values
+        return backend.without_spots(frame, np.zeros(values.shape[1], np.int32), values, sign=model.sign), values
 
     parts = in_parts(executor, one, _each(frames))
     number = np.repeat(np.arange(len(parts), dtype=np.int32), [values.shape[1] for _, values in parts])
@@ -228,56 +221,17 @@ def without_bright_spots(
     return np.concatenate([rest for rest, _ in parts]), (number, y, x)
 
 
-def _faint(matched: MatchedFilter, share: float, shape: tuple[int, ...], reach_px: float) -> float:
+def typical_noise(filtered: F32, matched: MatchedFilter, shape: tuple[int, ...], floor: float) -> float:
+    """s.d. of the noise per pixel from the median of filtered frames as a whole, spots and all, DN."""
+    spacing = max(3 // matched.step, 1)  # neighbours are correlated and add little
+    deviation = np.abs(filtered[:, ::spacing, ::spacing]) / matched.noise_gain(*shape)[::spacing, ::spacing]
+    return max(1.4826 * float(np.median(deviation)), floor)
+
+
+def _faint(matched: MatchedFilter, share: float, n_pixels: int, reach_px: float) -> float:
     """Share of the threshold at which noise seldom offers a continuation within reach."""
-    threshold = matched.threshold(share, shape[0] * shape[1])
     faint = matched.threshold(CONTINUED, max(round(math.pi * reach_px**2), 10))
-    return min(max(faint, 3.3) / threshold, 1.0)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tiles of about 32 × 32 px that have their borders on a lattice, and the interpolation between their centres."""
-
-    ys: I64
-    """Borders along y in lattice points."""
-    xs: I64
-    shape: tuple[int, ...]
-    """Height and width, px."""
-    step: int
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], matched: MatchedFilter) -> Tiles:
-        """Tiles for frames of a height and width."""
-        points = matched.lattice(shape[0], shape[1])
-        borders = []
-        for length, count in zip(shape, points, strict=True):
-            borders.append(np.linspace(0, count, max(1, round(length / TILE)) + 1).round().astype(np.int64))
-        return cls(borders[0], borders[1], shape, matched.step)
-
-    def on_lattice(self, tiles: F64) -> F32:
-        """Values of the tiles, bilinear between their centres, at the lattice points."""
-        at_y, at_x = (np.arange(borders[-1]) for borders in (self.ys, self.xs))
-        return self._interpolated(tiles, at_y, at_x)
-
-    def on_pixels(self, tiles: F64) -> F32:
-        """The same at every pixel."""
-        at_y, at_x = (np.arange(length) / self.step for length in self.shape)
-        return self._interpolated(tiles, at_y, at_x)
-
-    def _interpolated(self, tiles: F64, at_y: Array, at_x: Array) -> F32:
-        rows = np.stack([np.interp(at_x, _centres(self.xs), row) for row in tiles]).astype(np.float32)
-        centres = _centres(self.ys)
-        place = np.interp(at_y, centres, np.arange(len(centres)))
-        below = np.minimum(place.astype(np.int64), max(len(centres) - 2, 0))
-        share = (place - below).astype(np.float32)[:, None]
-        steps = np.diff(rows, axis=0, append=rows[-1:])
-        return np.asarray(rows[below] + share * steps[below], np.float32)
-
-
-def _centres(borders: I64) -> F64:
-    """Centres of tiles in lattice points."""
-    return np.asarray(0.5 * (borders[1:] + borders[:-1] - 1))
+    return min(max(faint, FAINTEST) / matched.threshold(share, n_pixels), 1.0)
 
 
 def pixel_noise(

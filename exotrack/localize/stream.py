@@ -107,16 +107,15 @@ def calibrate(
     protocol = protocol or Protocol()
     first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
     _, frames = next(_window_frames(source, [first], BLOCK_FRAMES))
-    return _learn(frames, source, protocol, backends.load(backend), camera or getattr(source, "camera", None))
+    operations, camera = backends.load(backend), camera or getattr(source, "camera", None)
+    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations)
+    return _learn(frames[usable], source, protocol, operations, camera)
 
 
 def _learn(frames: Array, source: FrameSource, protocol: Protocol, operations: Any, camera: Camera | None) -> SpotModel:
-    """Learn the spot model from the usable frames of a window; from electrons where there is a camera."""
-    usable = frames[_usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations)]
-    reach = _reach_px(source.acquisition, protocol)
-    if camera is None:
-        return learn(usable, protocol.localize, reach, backend=operations, bit_depth=_bit_depth(source))
-    return learn(camera.electrons(usable), protocol.localize, reach, backend=operations, camera=camera)
+    """Learn the spot model from the usable frames of a window."""
+    reach, bit_depth = _reach_px(source.acquisition, protocol), _bit_depth(source)
+    return learn(frames, protocol.localize, reach, backend=operations, bit_depth=bit_depth, camera=camera)
 
 
 def _reach_px(acquisition: Acquisition, protocol: Protocol) -> float:
@@ -220,11 +219,9 @@ def localize(
             usable = np.flatnonzero(_usable(frames, limit, operations, executor))
             seen = frames if len(usable) == len(frames) else frames[usable]
             if model is None:
-                model = _learn(frames, source, protocol, operations, camera)
+                model = _learn(seen, source, protocol, operations, camera)
             work = Work(operations, model, settings.width == "free", reach, camera)
-            state = window_state(
-                work.pixels(seen), model, settings, reach, backend=operations, camera=camera, executor=executor
-            )
+            state = window_state(seen, model, settings, reach, backend=operations, camera=camera, executor=executor)
             spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
             found.append(replace(spots, frame=(first + usable)[spots.frame].astype(np.int32)))
             if progress is not None and len(seen) < len(frames):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from exotrack.camera import Camera
-from exotrack.localize.noise import Scale, WindowState
+from exotrack.localize.noise import Scale, WindowState, in_electrons, in_parts
 from exotrack.tables import F32, F64, I32, U16, Array, Localizations, SpotFlag, SpotModel
 
 DEFOCUSED = 1.6
@@ -36,15 +36,6 @@ class Work:
     camera: Camera | None
     """Where given, frames are turned into electrons first."""
 
-    @property
-    def sign(self) -> float:
-        """1 for bright spots, −1 for dark ones."""
-        return 1.0 if self.model.polarity == "bright" else -1.0
-
-    def pixels(self, frames: Array) -> Array:
-        """Frames as the operations take them."""
-        return frames if self.camera is None else self.camera.electrons(frames)
-
 
 @dataclass(frozen=True)
 class Peaks:
@@ -61,6 +52,10 @@ class Peaks:
         """The peaks of an index array or mask."""
         return Peaks(self.frame[rows], self.y[rows], self.x[rows], self.snr[rows], self.scale[rows])
 
+    def later(self, frames: int) -> Peaks:
+        """The same, so many frames later."""
+        return replace(self, frame=self.frame + np.int32(frames))
+
 
 @dataclass(frozen=True)
 class Fits:
@@ -70,6 +65,10 @@ class Fits:
     values: F64
     """Shape (9, n), as `refine` gives them."""
     flag: U16
+
+    def later(self, frames: int) -> Fits:
+        """The same, so many frames later."""
+        return replace(self, frame=self.frame + np.int32(frames))
 
     @classmethod
     def joined(cls, parts: list[Fits]) -> Fits:
@@ -123,35 +122,33 @@ def localize_window(
         return Localizations.empty(model=work.model)
     found = Fits.joined(sure)
     continued = _continued(found, _joined(faint), len(frames), state, work)
-    if len(continued.frame):
-        found = Fits.joined([found, _refine(frames, continued, state, work, SpotFlag.FAINT)])
+
+    def faint_block(first: int) -> Fits:
+        here = continued.take((continued.frame >= first) & (continued.frame < first + block_frames))
+        pixels = in_electrons(frames[first : first + block_frames], work.camera)
+        return _refine(pixels, here.later(-first), state, work, SpotFlag.FAINT).later(first)
+
+    found = Fits.joined([found, *in_parts(executor, faint_block, firsts)])
     return _table(found, frames.shape[1:], state, work)
 
 
 def _localize_block(frames: Array, first: int, state: WindowState, work: Work) -> tuple[Fits, Peaks]:
     """Sure spots of a block, refined, and faint peaks."""
-    pixels = work.pixels(frames)
-    parts = [_peaks(pixels, scale, number, work) for number, scale in enumerate(state.scales)]
+    pixels = in_electrons(frames, work.camera)
+    parts = [_peaks(pixels, scale, number) for number, scale in enumerate(state.scales)]
     sure, faint = parts[0]
     if len(parts) > 1:
         sure = _strongest(_joined([part[0] for part in parts]), state.scales)
-    fits = _refine(pixels, sure, state, work)
-    return (
-        Fits(fits.frame + np.int32(first), fits.values, fits.flag),
-        Peaks(faint.frame + np.int32(first), faint.y, faint.x, faint.snr, faint.scale),
-    )
+    return _refine(pixels, sure, state, work).later(first), faint.later(first)
 
 
-def _peaks(pixels: Array, scale: Scale, number: int, work: Work) -> tuple[Peaks, Peaks]:
+def _peaks(pixels: Array, scale: Scale, number: int) -> tuple[Peaks, Peaks]:
     """Peaks above the threshold, and those that may only continue a particle."""
-    matched = scale.matched
-    frame, y, x, snr = work.operations.detect(
-        pixels, scale.level, scale.inverse_noise, scale.limit, matched.taps,
-        box_half=matched.box_half, step=matched.step, sign=work.sign, pedestal=work.model.pedestal_dn,
-    )  # fmt: skip
+    step = scale.detector.matched.step
+    frame, y, x, snr = scale.detector.peaks(pixels, scale.level, scale.inverse_noise, scale.limit)
     height, width = scale.threshold.shape
-    row = np.clip(np.rint(y / matched.step).astype(np.int64), 0, height - 1)
-    column = np.clip(np.rint(x / matched.step).astype(np.int64), 0, width - 1)
+    row = np.clip(np.rint(y / step).astype(np.int64), 0, height - 1)
+    column = np.clip(np.rint(x / step).astype(np.int64), 0, width - 1)
     needed = scale.threshold[row, column]
     peaks = Peaks(frame, y, x, snr, np.full(len(frame), number, np.int32))
     sure = snr > needed
@@ -174,9 +171,9 @@ def _in_order(frame: I32, y: Array) -> Array:
 
 def _strongest(peaks: Peaks, scales: tuple[Scale, ...]) -> Peaks:
     """Of peaks at several widths, those with none higher within two widths of the higher one."""
-    sigma = np.array([scale.matched.sigma for scale in scales])[peaks.scale]
+    sigma = np.array([scale.detector.matched.sigma for scale in scales])[peaks.scale]
     keep = np.ones(len(peaks.frame), bool)
-    reach = 2.0 * float(max(scale.matched.sigma for scale in scales))
+    reach = 2.0 * float(max(scale.detector.matched.sigma for scale in scales))
     last = np.searchsorted(peaks.frame, peaks.frame, side="right")
     for i in range(len(keep)):
         j = np.arange(i + 1, np.searchsorted(peaks.y[i + 1 : last[i]], peaks.y[i] + reach) + i + 1)
@@ -196,10 +193,10 @@ def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: i
         at = peaks if len(state.scales) == 1 else peaks.take(peaks.scale == number)
         if number and not len(at.frame):
             continue
+        matched, model = scale.detector.matched, work.model
         values, flags = work.operations.refine(
-            pixels, state.background, state.variance, at.frame, at.y, at.x, sign=work.sign, sigma=scale.matched.sigma,
-            gain=work.model.gain_dn, half=scale.matched.fit_half, saturation=work.model.saturation_dn,
-            free_width=work.free_width,
+            pixels, state.background, state.variance, at.frame, at.y, at.x, sign=model.sign, sigma=matched.sigma,
+            gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn, free_width=work.free_width,
         )  # fmt: skip
         flags |= np.uint16(flag)
         if number:
@@ -212,11 +209,12 @@ def _centre_rings(
     pixels: Array, frame: I32, values: F64, flags: U16, state: WindowState, scale: Scale, work: Work
 ) -> None:
     """Give rings the centre of radial symmetry, in place: a Gaussian fitted to a ring is six times less precise."""
+    sigma = scale.detector.matched.sigma
     centres, ring = work.operations.radial_symmetry(
-        pixels, state.background, frame, values[0], values[1], sign=work.sign, half=round(RING * scale.matched.sigma)
+        pixels, state.background, frame, values[0], values[1], sign=work.model.sign, half=round(RING * sigma)
     )
     # Where the two disagree by more than a width, it is no ring alone.
-    agree = np.hypot(centres[0] - values[0], centres[1] - values[1]) < scale.matched.sigma
+    agree = np.hypot(centres[0] - values[0], centres[1] - values[1]) < sigma
     ring &= agree & np.isfinite(centres[2])
     values[0, ring], values[1, ring] = centres[0, ring], centres[1, ring]
     values[6, ring], values[7, ring] = centres[2, ring], centres[3, ring]
@@ -234,7 +232,7 @@ def _continued(found: Fits, faint: Peaks, n_frames: int, state: WindowState, wor
     order = _in_order(frame, y)
     kept = work.operations.continuations(
         frame[order], y[order], x[order], snr[order], order < n, n_frames,
-        reach=work.reach_px, apart=APART * state.scales[0].matched.sigma,
+        reach=work.reach_px, apart=APART * state.scales[0].detector.matched.sigma,
     )  # fmt: skip
     rows = order[kept]
     return faint.take(np.sort(rows[rows >= n]) - n)
@@ -256,17 +254,16 @@ def _table(found: Fits, shape: tuple[int, ...], state: WindowState, work: Work) 
     frame, flag = found.frame[order], found.flag[order]
     y, x, mass, offset, noise, sigma, y_err, x_err, chi2 = values[:, order]
     row, column = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
-    pixels = (2 * state.scales[0].matched.fit_half + 1) ** 2
+    pixels = (2 * state.scales[0].detector.matched.fit_half + 1) ** 2
     flag = flag | np.where(sigma > DEFOCUSED * work.model.sigma_px, SpotFlag.DEFOCUSED, 0).astype(np.uint16)
-    flag = flag | np.where(chi2 > 1.0 + IMPROBABLE * np.sqrt(2.0 / (pixels - 5)), SpotFlag.POOR_FIT, 0).astype(
-        np.uint16
-    )
+    poor = chi2 > 1.0 + IMPROBABLE * np.sqrt(2.0 / (pixels - 5))
+    flag = flag | np.where(poor, SpotFlag.POOR_FIT, 0).astype(np.uint16)
     return Localizations(
         frame=frame,
         y=y,
         x=x,
         mass=mass,
-        background=work.sign * offset + state.background[row, column],
+        background=work.model.sign * offset + state.background[row, column],
         noise=noise,
         snr=mass / (2.0 * np.pi * (sigma**2 + 1.0 / 12.0)) / noise,
         sigma=sigma,

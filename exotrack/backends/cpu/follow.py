@@ -23,9 +23,9 @@ def _row_borders(frame: I32, n_frames: int) -> I64:
 
 @njit(nogil=True, cache=True)
 def _near(y: F64, x: F64, kept: Mask, first: int, last: int, at_y: float, at_x: float, reach: float) -> bool:
-    """Whether a kept spot of a frame lies within reach; its spots are ordered by y but for a few pixels."""
+    """Whether a kept spot of a frame lies within reach; its spots are ordered by y."""
     for j in range(first, last):
-        if y[j] - at_y > reach + 8.0:
+        if y[j] - at_y > reach:
             return False
         if kept[j] and (y[j] - at_y) ** 2 + (x[j] - at_x) ** 2 < reach * reach:
             return True
@@ -46,7 +46,7 @@ def continuations(
     frame : int32 array, shape (k,)
         Frames from 0 in order.
     y, x : float64 arrays, shape (k,)
-        Positions, px, ordered by y within a frame but for a few pixels.
+        Positions, px, ordered by y within a frame.
     snr : float32 array, shape (k,)
         Height of each peak.
     sure : bool array, shape (k,)
@@ -73,7 +73,7 @@ def continuations(
                     continue
                 best = -1
                 for j in range(first, last):
-                    if y[j] - y[i] > reach + 8.0:
+                    if y[j] - y[i] > reach:
                         break
                     if (
                         not kept[j]
@@ -95,7 +95,7 @@ def found_twice(frame: I32, y: F64, x: F64, mass: F64, *, apart: float) -> Mask:
     ----------
     frame : int32 array, shape (k,)
     y, x, mass : float64 arrays, shape (k,)
-        Ordered by frame, and within a frame by y but for a few pixels.
+        Ordered by frame, and within a frame by y.
     apart : float
 
     Returns
@@ -105,7 +105,7 @@ def found_twice(frame: I32, y: F64, x: F64, mass: F64, *, apart: float) -> Mask:
     twice = np.zeros(len(frame), np.bool_)
     for i in range(len(frame)):
         j = i + 1
-        while j < len(frame) and frame[j] == frame[i] and y[j] - y[i] < apart + 8.0:
+        while j < len(frame) and frame[j] == frame[i] and y[j] - y[i] < apart:
             if (y[j] - y[i]) ** 2 + (x[j] - x[i]) ** 2 < apart * apart:
                 twice[i if mass[j] > mass[i] else j] = True
             j += 1

@@ -85,7 +85,7 @@ def tile_noise(filtered: F32, inverse_gain: F32, quiet: npt.NDArray[np.bool_], y
             total, number, size = 0.0, 0, 0
             for i in range(n):
                 for y in range(ys[a], ys[a + 1]):
-                    first = left + ((y + i) & 1)
+                    first = left + ((left + y + i) & 1)
                     part = np.float32(0.0)
                     for x in range(first, right, 2):
                         part += abs(filtered[i, y, x]) * inverse_gain[y, x]
@@ -98,7 +98,7 @@ def tile_noise(filtered: F32, inverse_gain: F32, quiet: npt.NDArray[np.bool_], y
             counts[:] = 0
             for i in range(n):
                 for y in range(ys[a], ys[a + 1]):
-                    for x in range(left + ((y + i) & 1), right, 2):
+                    for x in range(left + ((left + y + i) & 1), right, 2):
                         if everything or quiet[i, y, x]:
                             counts[min(int(abs(filtered[i, y, x]) * inverse_gain[y, x] * scale), BINS)] += 1
             half = 0.5 * (size if everything else number)
