@@ -68,8 +68,8 @@ class LinkSection(Section):
     """Frames that a particle may be missing from within a track."""
     isolation: Annotated[float, Field(ge=0, le=2)] = 0.5
     """A track is cut where another spot of the same frame is nearer than this times the gate; 0 never cuts."""
-    flow: Literal["uniform", "none"] = "uniform"
-    """Estimate and follow a collective displacement per frame, or assume there is none."""
+    flow: Literal["uniform", "affine", "none"] = "uniform"
+    """Follow a collective displacement per frame, one that changes linearly over the field, or assume there is none."""
 
 
 class SizeSection(Section):

@@ -12,12 +12,11 @@ from scipy.optimize import linear_sum_assignment
 
 from exotrack import backends
 from exotrack.acquisition import Acquisition
-from exotrack.backends.cpu.match import LARGEST_GROUP
+from exotrack.backends.cpu.match import MOST_IN_CELL
 from exotrack.errors import InputError
 from exotrack.link import link
-from exotrack.link.chains import number_tracks, track_starts
 from exotrack.link.frames import Frames
-from exotrack.link.steps import any_steps, learn_steps
+from exotrack.link.steps import any_steps, chance_neighbours, learn_steps
 from exotrack.physics import stokes_einstein_constant, water_viscosity_mpa_s
 from exotrack.protocol import Protocol
 from exotrack.tables import Localizations, Tracks
@@ -95,10 +94,19 @@ def squared_steps(frame, y, x, particle, flow=None):
 
 
 def one_pair(sources, targets):
-    """Arguments of `match` for a single pair of frames."""
+    """Positions and rows of a single pair of frames."""
     places = np.concatenate([sources, targets])
     pairs = np.array([[0, len(sources), len(sources), len(places)]])
-    return np.ascontiguousarray(places[:, 0]), np.ascontiguousarray(places[:, 1]), pairs, np.zeros((1, 2))
+    return np.ascontiguousarray(places[:, 0]), np.ascontiguousarray(places[:, 1]), pairs
+
+
+def match(y, x, pairs, *, flow=(0.0, 0.0), gate=3.0, costs=None, cost_unmatched=9001):
+    """Partners by the CPU backend, and how often groups were narrowed."""
+    partner = np.full(len(y), -1)
+    costs = SQUARED if costs is None else costs
+    arguments = {"gate": gate, "costs": costs, "cost_unmatched": cost_unmatched}
+    n_shrunk = backends.load("cpu").match(y, x, y + flow[0], x + flow[1], pairs, partner, **arguments)
+    return partner, n_shrunk
 
 
 SQUARED = 1000.0 * np.linspace(0.0, 3.0, 301) ** 2
@@ -113,9 +121,7 @@ SQUARED = 1000.0 * np.linspace(0.0, 3.0, 301) ** 2
 def test_match_has_the_cost_and_the_links_of_a_dense_assignment(seed, n, m, dear):
     rng = np.random.default_rng(seed)
     sources, targets = rng.uniform(0, 12, (n, 2)), rng.uniform(0, 12, (m, 2))
-    partner, n_shrunk = backends.load("cpu").match(
-        *one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=dear
-    )
+    partner, n_shrunk = match(*one_pair(sources, targets), cost_unmatched=dear)
     distance = np.hypot(*(sources[:, None] - targets[None]).T).T
     at = np.minimum((distance * 100).astype(int), 299)
     cost = np.rint(SQUARED[at] + (distance * 100 - at) * (SQUARED[at + 1] - SQUARED[at])).astype(np.int64)
@@ -135,52 +141,63 @@ def test_match_has_the_cost_and_the_links_of_a_dense_assignment(seed, n, m, dear
 
 def test_match_prefers_the_pairing_over_the_greedy_link():
     sources, targets = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[0.9, 0.0], [2.4, 0.0]])
-    partner, _ = backends.load("cpu").match(*one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+    partner, _ = match(*one_pair(sources, targets))
     assert partner.tolist() == [2, 3, -1, -1]  # greedy takes 1 → 2 (0.1 px) and leaves 2.4 px for the other
 
 
 def test_match_follows_the_flow_and_honours_the_gate():
-    sources, targets = np.array([[0.0, 0.0]]), np.array([[0.0, 5.0]])
-    y, x, pairs, _ = one_pair(sources, targets)
-    arguments = {"gate": 3.0, "costs": SQUARED, "cost_unmatched": 9001}
-    assert backends.load("cpu").match(y, x, pairs, np.array([[0.0, 1.9]]), **arguments)[0][0] == -1
-    assert backends.load("cpu").match(y, x, pairs, np.array([[0.0, 2.1]]), **arguments)[0][0] == 1
+    pair = one_pair(np.array([[0.0, 0.0]]), np.array([[0.0, 5.0]]))
+    assert match(*pair, flow=(0.0, 1.9))[0][0] == -1
+    assert match(*pair, flow=(0.0, 2.1))[0][0] == 1
+
+
+def test_a_link_exactly_as_long_as_the_gate_is_found_at_every_place():
+    for start in np.linspace(0, 100, 1001):
+        sources, targets = np.array([[0.0, start]]), np.array([[0.0, start + 3.0], [50.0, 0.0]])
+        expected = 1 if targets[0, 1] - start <= 3.0 else -1
+        assert match(*one_pair(sources, targets))[0][0] == expected
 
 
 def test_ties_go_to_the_lower_row():
-    sources, targets = np.array([[0.0, 0.0]]), np.array([[0.0, -1.0], [0.0, 1.0]])
-    partner, _ = backends.load("cpu").match(*one_pair(sources, targets), gate=3.0, costs=SQUARED, cost_unmatched=9001)
-    assert partner[0] == 1
+    assert match(*one_pair(np.array([[0.0, 0.0]]), np.array([[0.0, -1.0], [0.0, 1.0]])))[0][0] == 1
 
 
-def test_a_group_too_large_to_solve_is_narrowed_and_counted():
+def test_a_group_of_a_thousand_competing_spots_is_solved_exactly():
+    """Every spot of a square lattice reaches twelve others; the group spans the frame."""
     rng = np.random.default_rng(1)
-    side = 35
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2) * 1.5
-    assert len(grid) > 2 * LARGEST_GROUP
-    moved = grid + rng.uniform(-0.2, 0.2, grid.shape)
-    partner, n_shrunk = backends.load("cpu").match(*one_pair(grid, moved), gate=3.0, costs=SQUARED, cost_unmatched=9001)
-    assert n_shrunk == 1
+    grid = np.stack(np.meshgrid(np.arange(35), np.arange(35), indexing="ij"), axis=-1).reshape(-1, 2) * 1.5
+    partner, n_shrunk = match(*one_pair(grid, grid + rng.uniform(-0.2, 0.2, grid.shape)))
+    assert n_shrunk == 0
     assert partner[: len(grid)].tolist() == (np.arange(len(grid)) + len(grid)).tolist()
 
 
-def test_identical_places_beyond_counting_neither_hang_nor_raise():
-    same = np.ones((LARGEST_GROUP + 1, 2))
-    partner, n_shrunk = backends.load("cpu").match(*one_pair(same, same), gate=3.0, costs=SQUARED, cost_unmatched=9001)
+@pytest.mark.parametrize("n", [MOST_IN_CELL + 1, 100_000])
+def test_spots_in_one_place_beyond_telling_apart_are_left_alone_and_counted(n):
+    """Both frames have the heap and one spot far away, which is linked as ever."""
+    places = np.concatenate([np.ones((n, 2)), [[90.0, 90.0]]])
+    partner, n_shrunk = match(*one_pair(places, places))
     assert n_shrunk == 1
-    assert (partner == -1).all()
+    assert (partner[:n] == -1).all()
+    assert partner[n] == 2 * n + 1
+
+
+def test_a_group_too_dense_to_solve_is_narrowed_and_counted():
+    """Eighty spots per gate squared, without relation between the frames: the search would wander through all."""
+    rng = np.random.default_rng(2)
+    side = 60.0
+    n = round(80 * side**2 / 9)
+    partner, n_shrunk = match(*one_pair(rng.uniform(0, side, (n, 2)), rng.uniform(0, side, (n, 2))))
+    assert n_shrunk > 0
 
 
 def test_matching_does_not_depend_on_which_pairs_are_solved_together():
     spots, _ = brownian(80, 8, 2.0, 5)
     _, pairs = Frames.of(spots.frame.astype(np.int64), 8, ()).pairs(1)
-    engine, flow = backends.load("cpu"), np.zeros((len(pairs), 2))
     arguments = {"gate": 9.0, "costs": np.linspace(0, 1e7, 50), "cost_unmatched": 10**7}
-    together, _ = engine.match(spots.y, spots.x, pairs, flow, **arguments)
+    together, _ = match(spots.y, spots.x, pairs, **arguments)
     apart = np.full(len(spots), -1)
-    for i in range(len(pairs)):
-        partner, _ = engine.match(spots.y, spots.x, pairs[i : i + 1], flow[i : i + 1], **arguments)
-        apart = np.maximum(apart, partner)
+    for pair in pairs[::-1]:
+        apart = np.maximum(apart, match(spots.y, spots.x, pair[None], **arguments)[0])
     assert together.tolist() == apart.tolist()
 
 
@@ -197,14 +214,14 @@ def test_neighbours_are_those_of_all_distances(seed, n, m, reach):
         rng.uniform(0, 1, (m, 2)) * scale,
         np.array([[2.0, -1.0]]),
     )
-    y, x, pairs, _ = one_pair(sources, targets)
+    y, x, pairs = one_pair(sources, targets)
     engine = backends.load("cpu")
     delta = targets[None] - sources[:, None]
     distance = np.hypot(*(delta - flow[0]).T).ravel()
     edges = reach * np.linspace(0, 1, 9) ** 2
-    counted = engine.distance_histogram(y, x, pairs, flow, reach=reach, bins=8)
+    counted = engine.distance_histogram(y, x, y + flow[0, 0], x + flow[0, 1], pairs, reach=reach, bins=8)
     assert counted.tolist() == np.histogram(distance[distance < reach], edges)[0].tolist()
-    plane = engine.displacement_histogram(y, x, pairs, reach=reach, bins=7)
+    plane = engine.displacement_histogram(y, x, pairs, most=100, reach=reach, bins=7)
     cells = np.linspace(-reach, reach, 8)  # an odd number of bins: none begins at zero
     assert plane.tolist() == np.histogram2d(*delta.reshape(-1, 2).T, bins=[cells, cells])[0].astype(int).tolist()
     within = np.hypot(*(sources[None] - sources[:, None]).T) + np.where(np.eye(n), np.inf, 0.0)
@@ -244,10 +261,11 @@ def test_motion_blur_narrows_the_gate_and_localization_error_widens_it():
     assert gate(2.0) / gate(np.nan) == pytest.approx(np.sqrt((fastest + 16.0) / fastest), abs=1e-6)
 
 
-def test_pointer_jumping_finds_the_start_of_every_chain():
+def test_tracks_are_numbered_by_their_first_rows():
     successor = np.array([3, 2, -1, 4, 6, -1, -1])
-    assert track_starts(successor).tolist() == [0, 1, 1, 0, 0, 5, 0]
-    rows, particle, identity = number_tracks(successor, np.where(np.arange(7) == 3, -1, successor))
+    rows, particle, identity = backends.load("cpu").number_tracks(
+        successor, np.where(np.arange(7) == 3, -1, successor)
+    )
     assert rows.tolist() == [0, 3, 1, 2, 4, 6]
     assert particle.tolist() == [0, 0, 1, 1, 2, 2]
     assert identity.tolist() == [0, 0, 1, 1, 0, 0]
@@ -279,10 +297,9 @@ def test_dense_video_is_linked_as_well_as_by_an_assignment_that_knows_the_diffus
     wrong, _ = score(tracks, spots, truth)
     gate = 3.03 * np.sqrt(8.0)
     _, pairs = Frames.of(spots.frame.astype(np.int64), 20, ()).pairs(1)
-    partner, _ = backends.load("cpu").match(
-        spots.y, spots.x, pairs, np.zeros((19, 2)),
-        gate=gate, costs=1e5 * np.linspace(0, gate, 4097) ** 2, cost_unmatched=10**12,
-    )  # fmt: skip
+    partner, _ = match(
+        spots.y, spots.x, pairs, gate=gate, costs=1e5 * np.linspace(0, gate, 4097) ** 2, cost_unmatched=10**12
+    )
     linked = np.flatnonzero(partner >= 0)
     assert wrong <= np.mean(truth[linked] != truth[partner[linked]]) + 0.003  # 2 s.e. of the difference
 
@@ -306,9 +323,9 @@ def test_mixture_of_steps_is_learned_before_linking():
     spots, truth = brownian(100, 60, [1.0, 6.0], 2, dropout=0.1)
     frames = Frames.of(spots.frame.astype(np.int64), 60, ())
     prior = any_steps(20.0, 0.0, 100 / np.prod(FIELD))
-    steps = learn_steps(
-        prior, spots.y, spots.x, frames, np.zeros((59, 2)), reach=25.0, extent=FIELD, backend=backends.load("cpu")
-    )
+    around = {"reach": 25.0, "extent": FIELD, "backend": backends.load("cpu")}
+    chance = chance_neighbours(spots.y, spots.x, frames, **around)
+    steps = learn_steps(prior, chance, spots.y, spots.x, spots.y, spots.x, frames, **around)
     true = squared_steps(spots.frame, spots.y, spots.x, truth)
     for distance in (1.0, 2.0, 4.0, 8.0):
         beyond = steps.weights @ np.exp(-(distance**2) / steps.variances())

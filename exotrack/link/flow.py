@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from exotrack.link.frames import Frames
+from exotrack.link.frames import Frames, sample
 from exotrack.tables import F64, I64
 
 REACH = 3.0
@@ -18,7 +19,9 @@ BOXES = (1, 2, 4, 8)
 SPOTS = 150
 """Spots that a vote should hear …"""
 FRAMES = (4, 16)
-"""… and the limits of the number of frame pairs pooled for it."""
+"""… the limits of the number of frame pairs from which they come …"""
+MOST_SPOTS = 300
+"""… and the number from which on it hears no more."""
 FALSE_FLOW = 1e-3
 """Probability that a vote finds an excess where there is none."""
 
@@ -26,6 +29,39 @@ HALF_WINDOWS = (32, 16, 8, 4, 2, 1, 0)
 """Frame pairs before and after each over which the flow may be averaged, apart from all of them."""
 GAIN = 6.0
 """Log-likelihood of unseen links that a more flexible flow must gain over a stiffer one."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the liquid carries a spot."""
+
+    moved: F64
+    """Displacement along y and x from each frame to the next at the centre of the field, px, (n_frames − 1, 2)."""
+    gradient: F64
+    """Its change per px along y and x (last axis), (n_frames − 1, 2, 2)."""
+    centre: tuple[float, float]
+    """Centre of the field, px."""
+
+    @classmethod
+    def none(cls, n_steps: int, extent: tuple[float, float]) -> Flow:
+        """Liquid at rest in a field of some height and width, px."""
+        centre = (0.5 * (extent[0] - 1.0), 0.5 * (extent[1] - 1.0))
+        return cls(np.zeros((n_steps, 2)), np.zeros((n_steps, 2, 2)), centre)
+
+    def carry(self, y: F64, x: F64, frame: I64, lag: int = 1) -> tuple[F64, F64]:
+        """Expected positions, px, `lag` frames after `frame`; behind the last frame nothing moves."""
+        if not (self.moved.any() or self.gradient.any()):
+            return y, x
+        for later in range(lag):
+            flows = frame + later < len(self.moved)
+            step = np.where(flows, frame + later, 0)
+            to_y, to_x = y + self.moved[step, 0] * flows, x + self.moved[step, 1] * flows
+            if self.gradient.any():
+                v, u = (y - self.centre[0]) * flows, (x - self.centre[1]) * flows
+                to_y = to_y + self.gradient[step, 0, 0] * v + self.gradient[step, 0, 1] * u
+                to_x = to_x + self.gradient[step, 1, 0] * v + self.gradient[step, 1, 1] * u
+            y, x = to_y, to_x
+        return y, x
 
 
 def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, float], backend: Any) -> F64:
@@ -66,9 +102,11 @@ def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, fl
     votes: list[F64] = []
     where: list[int] = []
     for members in np.split(np.arange(len(first)), np.flatnonzero(np.diff(windows)) + 1):
-        found = _excess(backend.displacement_histogram(y, x, pairs[members], reach=reach, bins=BINS), reach, extent)
+        heard = members[sample(pairs[members], MOST_SPOTS)]
+        counts = backend.displacement_histogram(y, x, pairs[heard], most=MOST_SPOTS, reach=reach, bins=BINS)
+        found = _excess(counts, reach, extent, backend)
         if found is not None:
-            at.append(float(first[members].mean()))
+            at.append(float(first[heard].mean()))
             votes.append(found)
             where.append(section[members[0]])
     for number in np.unique(where):
@@ -79,38 +117,22 @@ def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, fl
     return flow
 
 
-def _excess(counts: I64, reach: float, extent: tuple[float, float]) -> F64 | None:
+def _excess(counts: I64, reach: float, extent: tuple[float, float], backend: Any) -> F64 | None:
     """Centre of the box of displacements with the most surprising count, or None if chance explains it."""
     centres = (np.arange(BINS) + 0.5) * (2.0 * reach / BINS) - reach
     chance = np.outer(extent[0] - np.abs(centres), extent[1] - np.abs(centres))
-    chance /= chance.sum()
-    total = counts.sum()
-    best, surprise, tried = None, 0.0, 0
-    for side in BOXES:
-        inside, share = _box_sums(counts, side), _box_sums(chance, side)
-        expected = (total - inside + 1.0) * share / (1.0 - share)
-        excess = np.where(inside > expected, inside * np.log(np.maximum(inside, 1) / expected) - inside + expected, 0.0)
-        tried += excess.size
-        if excess.max() > surprise:
-            surprise = float(excess.max())
-            row, col = np.unravel_index(np.argmax(excess), excess.shape)
-            best = np.s_[row : row + side], np.s_[col : col + side]
-    if best is None or surprise < np.log(tried / FALSE_FLOW):
+    surprise, row, column, side = backend.densest_box(counts, chance / chance.sum(), BOXES)
+    tried = sum((BINS - side + 1) ** 2 for side in BOXES)
+    if surprise < np.log(tried / FALSE_FLOW):
         return None
-    box = counts[best]
-    moved: F64 = np.array([box.sum(axis=1) @ centres[best[0]], box.sum(axis=0) @ centres[best[1]]]) / box.sum()
+    along_y, along_x = np.s_[row : row + side], np.s_[column : column + side]
+    box = counts[along_y, along_x]
+    moved: F64 = np.array([box.sum(axis=1) @ centres[along_y], box.sum(axis=0) @ centres[along_x]]) / box.sum()
     return moved
 
 
-def _box_sums(values: F64 | I64, side: int) -> F64:
-    """Sums over all square boxes of `side` bins."""
-    corner = np.zeros((BINS + 1, BINS + 1))
-    corner[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
-    return corner[side:, side:] - corner[:-side, side:] - corner[side:, :-side] + corner[:-side, :-side]
-
-
-def refine(step: I64, displacement: F64, precision: F64, sections: I64) -> F64:
-    """Flow from links: their weighted mean displacement over as many frames as the video allows.
+def refine(matrix: F64, vector: F64, sections: I64) -> F64:
+    """Flow from links: least squares over as many frames as the video allows.
 
     The window is chosen by how well one half of the links predicts the other: no flow at all, a constant one, or
     means over ever fewer frames. So a still video has a flow of exactly zero, and shaking is followed frame by
@@ -118,48 +140,48 @@ def refine(step: I64, displacement: F64, precision: F64, sections: I64) -> F64:
 
     Parameters
     ----------
-    step : int64 (n_links,)
-        Frame in which each link begins.
-    displacement : float64 (n_links, 2)
-        Displacement along y and x, px.
-    precision : float64 (n_links,)
-        Weight of each link, px⁻²: `Steps.precision`, with which the mean is that of maximum likelihood.
+    matrix : float64 (2, n_frames − 1, n_terms, n_terms)
+        Normal equations of each half of the links in each frame: with one term the summed weight of the links. With
+        weights of `Steps.precision`, the solution is that of maximum likelihood.
+    vector : float64 (2, n_frames − 1, n_terms, 2)
+        Their right-hand sides for displacements along y and x; with one term the weighted sum of the displacements.
     sections : int64 (n_frames − 1,)
         Section of each frame in which a link may begin; averages do not reach over its ends.
 
     Returns
     -------
-    float64 (n_frames − 1, 2)
-        Displacement along y and x, px.
+    float64 (n_frames − 1, n_terms, 2)
+        Coefficients of the terms; with one term the flow.
     """
     n_steps = len(sections)
-    half = np.arange(len(step)) % 2
-    weight = np.zeros((2, n_steps))
-    moved = np.zeros((2, n_steps, 2))
-    np.add.at(weight, (half, step), precision)
-    np.add.at(moved, (half, step), precision[:, None] * displacement)
     best, score = None, 0.0
     for half_window in (n_steps, *HALF_WINDOWS):
         gain = 0.0
         for known, unseen in ((0, 1), (1, 0)):
-            mean = _running_mean(moved[known], weight[known], sections, half_window)
-            gain += np.sum(2.0 * mean * moved[unseen]) - np.sum(mean**2 * weight[unseen][:, None])
+            fit = _windowed(matrix[known], vector[known], sections, half_window)
+            gain += float(np.sum(2.0 * fit * vector[unseen]) - np.sum(fit * (matrix[unseen] @ fit)))
         if gain > score + GAIN:
             best, score = half_window, gain
     if best is None:
-        return np.zeros((n_steps, 2))
-    return _running_mean(moved.sum(axis=0), weight.sum(axis=0), sections, best)
+        return np.zeros(vector.shape[1:])
+    return _windowed(matrix.sum(axis=0), vector.sum(axis=0), sections, best)
 
 
-def _running_mean(moved: F64, weight: F64, sections: I64, half_window: int) -> F64:
-    """Weighted mean over the steps around each, within its section; that of the section where there is no link."""
-    step = np.arange(len(sections))
+def _windowed(matrix: F64, vector: F64, sections: I64, half_window: int) -> F64:
+    """Least squares over the steps around each, within its section; those of the section where there is no link."""
+    n_steps, n_terms = vector.shape[:2]
+    step = np.arange(n_steps)
     start = np.searchsorted(sections, sections)
     stop = np.searchsorted(sections, sections, side="right")
     first, last = np.maximum(step - half_window, start), np.minimum(step + half_window + 1, stop)
-    total = np.concatenate([np.zeros((1, 3)), np.cumsum(np.column_stack([moved, weight]), axis=0)])
+    total = np.zeros((n_steps + 1, n_terms, n_terms + 2))
+    total[1:] = np.cumsum(np.concatenate([matrix, vector], axis=2), axis=0)
     local, whole = total[last] - total[first], total[stop] - total[start]
     # Differences of running sums leave a rounding error where there is no link.
-    known = np.where(local[:, 2:] > 1e-9 * whole[:, 2:], local, whole)
-    mean: F64 = known[:, :2] / np.where(known[:, 2:] > 0.0, known[:, 2:], 1.0)
-    return mean
+    enough = np.diagonal(local, axis1=1, axis2=2).min(axis=1) > 1e-9 * np.diagonal(whole, axis1=1, axis2=2).max(axis=1)
+    known = np.where(enough[:, None, None], local, whole)
+    square, right = known[:, :, :n_terms], known[:, :, n_terms:]
+    if n_terms == 1:
+        return np.asarray(right / np.where(square > 0.0, square, 1.0))
+    ridge = 1e-9 * np.trace(square, axis1=1, axis2=2) + np.finfo(float).tiny
+    return np.asarray(np.linalg.solve(square + ridge[:, None, None] * np.eye(n_terms), right))

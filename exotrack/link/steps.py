@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from exotrack.link.frames import Frames
+from exotrack.link.frames import Frames, sample
 from exotrack.tables import F64, I64
 
 N_COMPONENTS = 25
@@ -26,6 +26,8 @@ BINS = 64
 """Bins of distance, quadratically spaced, that the mixture is fitted to."""
 ITERATIONS = 5000
 """Iterations of the fit: it narrows slowly, and after 300 the gate of uniform particles is still a fifth too wide."""
+MOST_SPOTS = 60_000
+"""Spots whose neighbours are counted, spread over the video: they give the steps to half a percent."""
 CHANCE_COUNT = 20.0
 """Chance neighbours in a bin at which their measured number is trusted as much as a uniform distribution."""
 SURVIVAL = (0.5, 0.99)
@@ -105,23 +107,19 @@ def any_steps(largest_px2: float, blur: float, density: float) -> Steps:
     return Steps(diffusion, np.full(N_COMPONENTS, 1.0 / N_COMPONENTS), blur, 0.95, density)
 
 
-def learn_steps(
-    prior: Steps, y: F64, x: F64, frames: Frames, flow: F64, *, reach: float, extent: tuple[float, float], backend: Any
-) -> Steps:
-    """Steps in this video, from the distances between all spots of consecutive frames.
+def chance_neighbours(
+    y: F64, x: F64, frames: Frames, *, reach: float, extent: tuple[float, float], backend: Any
+) -> F64:
+    """Probability that a spot lies in each bin of distance from one of another frame that is no image of it.
 
     Parameters
     ----------
-    prior : Steps
-        What is known beforehand; it weighs as much as one step.
     y, x : float64 (n,)
         Positions, px, ordered by frame.
     frames : Frames
         Rows of each frame.
-    flow : float64 (n_frames − 1, 2)
-        Collective displacement from each frame to the next, px.
     reach : float
-        Largest distance to look at, px: the gate of the fastest particle.
+        Largest distance to look at, px.
     extent : (float, float)
         Height and width of the field, px.
     backend : module
@@ -129,31 +127,80 @@ def learn_steps(
 
     Returns
     -------
+    float64 (BINS,)
+
+    Notes
+    -----
+    Counted within frames, they follow from uneven illumination, the border of the field, and the distance that two
+    spots must keep to be told apart; a uniform density would mistake each of these for steps. Where few are counted
+    they are taken as uniform.
+    """
+    itself = frames.pairs(0)[1]
+    itself = itself[sample(itself, MOST_SPOTS)]
+    n_pairs = int(np.sum(_rows(itself)[:, 0] * (_rows(itself)[:, 1] - 1)))
+    same = backend.distance_histogram(y, x, y, x, itself, reach=reach, bins=BINS)
+    uniform = _uniform_neighbours(_edges(reach), extent)
+    expected = uniform * (same.sum() / uniform.sum())
+    return np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT)) / max(n_pairs, 1)
+
+
+def learn_steps(
+    prior: Steps,
+    chance: F64,
+    y: F64,
+    x: F64,
+    at_y: F64,
+    at_x: F64,
+    frames: Frames,
+    *,
+    reach: float,
+    extent: tuple[float, float],
+    backend: Any,
+) -> Steps:
+    """Steps in this video, from the distances between all spots of consecutive frames.
+
+    Parameters
+    ----------
+    prior : Steps
+        What is known beforehand; it weighs as much as one step.
+    chance : float64 (BINS,)
+        From `chance_neighbours`, with the same `reach`.
+    y, x : float64 (n,)
+        Positions, px, ordered by frame.
+    at_y, at_x : float64 (n,)
+        Where the flow takes each by the next frame, px.
+    frames, reach, extent, backend
+        As for `chance_neighbours`.
+
+    Returns
+    -------
     Steps
         `prior` where there are no two consecutive frames with spots.
     """
-    first, pairs = frames.pairs(1)
-    if len(first) == 0:
+    pairs = frames.pairs(1)[1]
+    if len(pairs) == 0:
         return prior
-    itself = frames.pairs(0)[1]
+    pairs = pairs[sample(pairs, MOST_SPOTS)]
     n_spots = 0.5 * _rows(pairs).sum()  # sources and targets alike, so that time has no direction
-    n_other = int(np.sum(_rows(pairs)[:, 0] * _rows(pairs)[:, 1]))
-    n_same = int(np.sum(_rows(itself)[:, 0] * (_rows(itself)[:, 1] - 1)))
-    other = backend.distance_histogram(y, x, pairs, flow[first], reach=reach, bins=BINS)
-    same = backend.distance_histogram(y, x, itself, np.zeros((len(itself), 2)), reach=reach, bins=BINS)
-    edges = reach * np.linspace(0.0, 1.0, BINS + 1) ** 2
-    uniform = _uniform_neighbours(edges, extent)
-    chance = _chance_neighbours(same, uniform) / max(n_same, 1)
+    n_pairs = int(np.sum(_rows(pairs)[:, 0] * _rows(pairs)[:, 1]))
+    counts = backend.distance_histogram(y, x, at_y, at_x, pairs, reach=reach, bins=BINS)
     # Spots too close to be told apart take turns in dense video: one vanishes, its neighbour appears. Frames by
     # themselves do not show such pairs, and without a place of their own they would pass for fast particles.
+    edges = _edges(reach)
+    uniform = _uniform_neighbours(edges, extent)
     shares = np.vstack([_step_shares(edges, prior.variances()), uniform / uniform.sum()])
-    amounts = _unmix(other, chance, n_other, shares, n_spots)[:-1]
+    amounts = backend.unmix(counts, chance, n_pairs, shares, n_spots, iterations=ITERATIONS)[:-1]
     partners = float(amounts.sum())
     return replace(
         prior,
         weights=(amounts + prior.weights) / (partners + 1.0),
         survival=float(np.clip(partners / n_spots, *SURVIVAL)),
     )
+
+
+def _edges(reach: float) -> F64:
+    """Borders of the bins of distance, px."""
+    return np.asarray(reach * np.linspace(0.0, 1.0, BINS + 1) ** 2)
 
 
 def _rows(pairs: I64) -> I64:
@@ -173,26 +220,3 @@ def _uniform_neighbours(edges: F64, extent: tuple[float, float]) -> F64:
     r = np.minimum(edges, min(height, width))
     reached = np.pi * height * width * r**2 - 4.0 / 3.0 * (height + width) * r**3 + 0.5 * r**4
     return np.diff(reached)
-
-
-def _chance_neighbours(same: I64, uniform: F64) -> F64:
-    """Expected number of chance neighbours per bin: as counted within frames, or uniform where there are few.
-
-    Counted within frames, they follow from uneven illumination, the border of the field, and the distance that two
-    spots must keep to be told apart; a uniform density would mistake each of these for steps.
-    """
-    expected = uniform * (same.sum() / uniform.sum())
-    return np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT))
-
-
-def _unmix(counts: I64, chance: F64, n_pairs: int, shares: F64, n_spots: float) -> F64:
-    """Number of pairs of each kind of `shares`, by expectation maximization on Poisson counts.
-
-    Each of the `n_pairs` pairs of spots is of one of these kinds or falls into a bin with probability `chance`.
-    """
-    amounts = np.full(len(shares), n_spots / len(shares))
-    reached = shares.sum(axis=1)
-    for _ in range(ITERATIONS):
-        expected = amounts @ shares + max(n_pairs - amounts.sum(), 0.0) * chance
-        amounts = amounts * (shares @ (counts / np.maximum(expected, 1e-300))) / reached
-    return amounts

@@ -6,12 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from exotrack.backends.cpu.cells import candidates, sort_into_cells
+from exotrack.backends.cpu.cells import Cells, lines_around, sort_into_cells, span
 from exotrack.tables import F64, I64
 
+MOST_IN_CELL = 1000
+"""Spots in a square as wide as the reach beyond which they are not counted: the time stays within bounds."""
 
-def displacement_histogram(y: F64, x: F64, pairs: I64, *, reach: float, bins: int) -> I64:
-    """Count all displacements from a spot of one frame to a spot of another, in two dimensions.
+
+def displacement_histogram(y: F64, x: F64, pairs: I64, *, most: int, reach: float, bins: int) -> I64:
+    """Count displacements from spots of one frame to all spots of another, in two dimensions.
 
     Parameters
     ----------
@@ -19,6 +22,8 @@ def displacement_histogram(y: F64, x: F64, pairs: I64, *, reach: float, bins: in
         Positions, px.
     pairs : int64 (n_pairs, 4)
         Pairs of frames to pool: first and one-past-last row of the sources, then of the targets; none is empty.
+    most : int
+        Sources of a pair that are heard: where there are twice as many or more, every second and so on.
     reach : float
         Half the side of the square of displacements that are counted, px.
     bins : int
@@ -30,19 +35,19 @@ def displacement_histogram(y: F64, x: F64, pairs: I64, *, reach: float, bins: in
         Counts by displacement along y, then x, from -reach to +reach.
     """
     counts = np.zeros((bins, bins), np.int64)
-    _count_displacements(y, x, pairs, reach, counts)
+    _count_displacements(y, x, pairs, most, reach, counts)
     return counts
 
 
-def distance_histogram(y: F64, x: F64, pairs: I64, flow: F64, *, reach: float, bins: int) -> I64:
-    """Count all distances from a spot of one frame to a spot of another, after subtraction of the flow.
+def distance_histogram(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, *, reach: float, bins: int) -> I64:
+    """Count all distances from a spot of one frame to a spot of another, from where the former is expected.
 
     Parameters
     ----------
     y, x, pairs
         As in `displacement_histogram`. A pair may join a frame to itself; a spot is then no neighbour of itself.
-    flow : float64 (n_pairs, 2)
-        Displacement along y and x that is subtracted in each pair, px.
+    at_y, at_x : float64 (n,)
+        Where each row, as a source, is expected, px.
     reach : float
         Largest distance that is counted, px.
     bins : int
@@ -53,7 +58,7 @@ def distance_histogram(y: F64, x: F64, pairs: I64, flow: F64, *, reach: float, b
     int64 (bins,)
     """
     counts = np.zeros(bins, np.int64)
-    _count_distances(y, x, pairs, flow, reach, counts)
+    _count_distances(y, x, at_y, at_x, pairs, reach, counts)
     return counts
 
 
@@ -72,6 +77,7 @@ def crowded(y: F64, x: F64, offsets: I64, *, reach: float) -> npt.NDArray[np.boo
     Returns
     -------
     bool (n,)
+        True also where more than `MOST_IN_CELL` spots lie in the nine squares of that width around a spot.
     """
     close = np.zeros(len(y), np.bool_)
     _mark_crowded(y, x, offsets, reach, close)
@@ -79,33 +85,35 @@ def crowded(y: F64, x: F64, offsets: I64, *, reach: float) -> npt.NDArray[np.boo
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _count_displacements(y: F64, x: F64, pairs: I64, reach: float, counts: I64) -> None:
+def _count_displacements(y: F64, x: F64, pairs: I64, most: int, reach: float, counts: I64) -> None:
     bins = counts.shape[0]
     scale = bins / (2.0 * reach)
     for p in range(len(pairs)):
-        cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach)
-        found = np.empty(pairs[p, 3] - pairs[p, 2], np.int64)
-        for i in range(pairs[p, 0], pairs[p, 1]):
-            for k in range(candidates(cells, y[i], x[i], found)):
-                row = np.floor((y[found[k]] - y[i] + reach) * scale)
-                col = np.floor((x[found[k]] - x[i] + reach) * scale)
-                if 0 <= row < bins and 0 <= col < bins:
-                    counts[int(row), int(col)] += 1
+        cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach, MOST_IN_CELL)
+        for i in range(pairs[p, 0], pairs[p, 1], max((pairs[p, 1] - pairs[p, 0]) // most, 1)):
+            first, last = lines_around(cells.grid, y[i])
+            for line in range(first, last):
+                start, stop = span(cells, line, x[i])
+                for k in range(start, stop):
+                    row = (cells.y[k] - y[i] + reach) * scale
+                    column = (cells.x[k] - x[i] + reach) * scale
+                    if 0.0 <= row < bins and 0.0 <= column < bins:
+                        counts[int(row), int(column)] += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _count_distances(y: F64, x: F64, pairs: I64, flow: F64, reach: float, counts: I64) -> None:
+def _count_distances(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, reach: float, counts: I64) -> None:
     bins = len(counts)
     for p in range(len(pairs)):
-        cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach)
-        found = np.empty(pairs[p, 3] - pairs[p, 2], np.int64)
+        cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach, MOST_IN_CELL)
         for i in range(pairs[p, 0], pairs[p, 1]):
-            at_y, at_x = y[i] + flow[p, 0], x[i] + flow[p, 1]
-            for k in range(candidates(cells, at_y, at_x, found)):
-                j = found[k]
-                distance = np.hypot(y[j] - at_y, x[j] - at_x)
-                if j != i and distance < reach:
-                    counts[min(int(np.sqrt(distance / reach) * bins), bins - 1)] += 1
+            first, last = lines_around(cells.grid, at_y[i])
+            for line in range(first, last):
+                start, stop = span(cells, line, at_x[i])
+                for k in range(start, stop):
+                    square = (cells.y[k] - at_y[i]) ** 2 + (cells.x[k] - at_x[i]) ** 2
+                    if square < reach * reach and cells.rows[k] != i:
+                        counts[min(int(np.sqrt(np.sqrt(square) / reach) * bins), bins - 1)] += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -114,11 +122,25 @@ def _mark_crowded(y: F64, x: F64, offsets: I64, reach: float, close: npt.NDArray
         start, stop = offsets[frame], offsets[frame + 1]
         if stop - start < 2:
             continue
-        cells = sort_into_cells(y, x, start, stop, reach)
-        found = np.empty(stop - start, np.int64)
+        cells = sort_into_cells(y, x, start, stop, reach, stop - start)
         for i in range(start, stop):
-            for k in range(candidates(cells, y[i], x[i], found)):
-                j = found[k]
-                if j != i and np.hypot(y[j] - y[i], x[j] - x[i]) < reach:
-                    close[i] = True
-                    break
+            close[i] = _has_neighbour(cells, y[i], x[i], i, reach)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _has_neighbour(cells: Cells, at_y: float, at_x: float, itself: int, reach: float) -> bool:
+    """Whether a row lies nearer than `reach`; nine cells with more than `MOST_IN_CELL` rows count without a look."""
+    first, last = lines_around(cells.grid, at_y)
+    n = 0
+    for line in range(first, last):
+        start, stop = span(cells, line, at_x)
+        n += stop - start
+    if n > MOST_IN_CELL:
+        return True
+    for line in range(first, last):
+        start, stop = span(cells, line, at_x)
+        for k in range(start, stop):
+            square = (cells.y[k] - at_y) ** 2 + (cells.x[k] - at_x) ** 2
+            if square < reach * reach and cells.rows[k] != itself:
+                return True
+    return False
