@@ -70,6 +70,8 @@ class LinkSection(Section):
     """A track is cut where another spot of the same frame is nearer than this times the gate; 0 never cuts."""
     flow: Literal["uniform", "affine", "none"] = "uniform"
     """Follow a collective displacement per frame, one that changes linearly over the field, or assume there is none."""
+    evidence: Literal["step", "track", "brightness"] = "step"
+    """What a link is judged by: its own step; also the steps before and behind it; also the brightness of its ends."""
 
 
 class SizeSection(Section):

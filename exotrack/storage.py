@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from exotrack.errors import InputError
 from exotrack.lock import LOCK
-from exotrack.tables import Localizations, Particles, Table, Tracks
+from exotrack.tables import LinkSummary, Localizations, Particles, Table, Tracks
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -134,6 +134,20 @@ def read_table(path: Path, kind: type[AnyTable]) -> AnyTable:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as a table ({_first_line(error)}); run again with --force") from None
     return kind.from_arrow(stored)
+
+
+def read_tracks(folder: Path) -> Tracks:
+    """The tracks of a finished video's folder, with what linking found out.
+
+    Raises
+    ------
+    InputError
+        As `read_table`, and if `video.json` is missing or damaged.
+    """
+    tracks, record = read_table(folder / "tracks.parquet", Tracks), read_record(folder)
+    if record is None:
+        raise InputError(f"{folder}: incomplete; run the study again to restore it")
+    return replace(tracks, linking=LinkSummary.from_record(record["linking"]))
 
 
 def _first_line(error: BaseException) -> str:
@@ -273,8 +287,8 @@ class Results:
         return read_table(self._folder(video_id) / "localizations.parquet", Localizations)
 
     def tracks(self, video_id: str) -> Tracks:
-        """The spots of a video that belong to tracks."""
-        return read_table(self._folder(video_id) / "tracks.parquet", Tracks)
+        """The spots of a video that belong to tracks, with what linking found out."""
+        return read_tracks(self._folder(video_id))
 
     def particles(self, video_id: str | None = None) -> pd.DataFrame:
         """One row per track of a video, or of all videos with a first column `video_id`."""

@@ -248,12 +248,25 @@ class LinkSummary:
     mislink_index: float
     """x = π ρ v with the density of spots ρ and the typical mean squared step v ≈ 4DΔt: about twice the share of wrong
     links where no track is cut."""
+    density_px2: float
+    """ρ, spots per px² and frame."""
     flow_y_px: F64
     """Collective displacement along y from frame t to t + 1, px, shape (n_frames − 1,)."""
     flow_x_px: F64
     """The same along x."""
     n_shrunk: int
-    """Groups of spots so large that their gate was narrowed; 0 in a healthy video."""
+    """How often spots lay so densely that their gate was narrowed or they were left alone; 0 in a healthy video."""
+    flow_gradient: F64 | None = None
+    """Change of the displacement along y and x (second axis) per px along y and x (third) from the centre of the field,
+    shape (n_frames − 1, 2, 2); None where the flow was taken as uniform."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """From `video.json`; whatever else is recorded there is left out."""
+        fields = {name: record[name] for name in cls.__dataclass_fields__}
+        arrays = {name: np.array(fields[name]) for name in ("flow_y_px", "flow_x_px")}
+        gradient = fields["flow_gradient"]
+        return cls(**fields | arrays | {"flow_gradient": None if gradient is None else np.array(gradient)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,6 +324,9 @@ class SizeDistribution(Table):
     n_tracks: int = 0
     n_videos: int = 0
     summary: Mapping[str, Estimate] = field(default_factory=dict)
-    """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals."""
+    """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals; NaN
+    for the share of a class whose mislink index is too high."""
+    mislink_index: Mapping[str, float] = field(default_factory=dict)
+    """Mislink index of each size class, by the name of its share."""
     replicates: F64 | None = None
     """Bootstrap replicates of the share per class, shape (n_replicates, n_classes); None if read back from a file."""

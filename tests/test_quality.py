@@ -20,7 +20,8 @@ def evidence(**changes):
         "model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0),
         "spots": Localizations.empty(),
         "particles": Particles.empty(),
-        "linking": LinkSummary(10, 5.0, 0.01, np.zeros(99), np.zeros(99), 0),
+        "linking": linking(),
+        "mislinks": {"fraction_below_50_nm": 0.04, "fraction_above_50_nm": 0.01},
         "n_used": 5000,
         "diffusion_um2_s": 5.0,
         "anisotropy": 1.0,
@@ -28,6 +29,12 @@ def evidence(**changes):
         "n_frames": 500,
     }
     return quality.Evidence(**{**given, **changes})
+
+
+def linking(**changes):
+    """What linking says of a healthy video."""
+    flow = {"flow_y_px": np.zeros(99), "flow_x_px": np.zeros(99)}
+    return LinkSummary(**{"n_links": 10, "gate_px": 5.0, "mislink_index": 0.01, "density_px2": 1e-3, **flow, "n_shrunk": 0, **changes})
 
 
 def spots(flag: int) -> Localizations:
@@ -68,10 +75,12 @@ def many(flag: int) -> Particles:
         ({"spots": spots(SpotFlag.SATURATED)}, "saturated", "warning"),
         ({"spots": spots(SpotFlag.CROWDED)}, "crowded", "warning"),
         ({"model": SpotModel("bright", 1.5, 4.5, True, 2.0, 0.3, 0.0, warnings=("gain is low",))}, "image", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.04, np.zeros(9), np.zeros(9), 0)}, "mislink_raised", "info"),
-        ({"linking": LinkSummary(9, 5.0, 0.2, np.zeros(9), np.zeros(9), 0)}, "mislink_high", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.0, np.zeros(9), np.zeros(9), 3)}, "dense_groups", "warning"),
-        ({"linking": LinkSummary(9, 5.0, 0.0, np.full(9, 40.0), np.zeros(9), 0)}, "flow_large", "warning"),
+        ({"linking": linking(mislink_index=0.04)}, "mislink_raised", "info"),
+        ({"linking": linking(mislink_index=0.2)}, "mislink_high", "warning"),
+        ({"mislinks": {"fraction_below_50_nm": 0.07}}, "class_mislink_high", "warning"),
+        ({"mislinks": {"fraction_below_50_nm": 0.2, "fraction_above_50_nm": 0.02}}, "class_not_reported", "warning"),
+        ({"linking": linking(n_shrunk=3)}, "dense_groups", "warning"),
+        ({"linking": linking(flow_y_px=np.full(9, 40.0))}, "flow_large", "warning"),
         ({"particles": particles(ParticleFlag.STUCK)}, "stuck_particles", "warning"),
         ({"particles": particles(ParticleFlag.NOT_BROWNIAN)}, "not_brownian", "warning"),
         ({"anisotropy": 1.2, "particles": many(0)}, "anisotropic", "warning"),

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from exotrack import backends
+from exotrack.acquisition import Acquisition
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, pooled_diameter, size_distribution, track_rows
 from exotrack.sizing.concentration import Count, confirmed_share, counting_fano
+from exotrack.sizing.crowding import mislink_nm
 from exotrack.sizing.distribution import _between_videos, _replicate_counts, _Sample, _Spread, _widened
 from exotrack.sizing.rows import systematic_uncertainty
 from exotrack.sizing.summary import class_edges, describe, quantile_nm, summarize
-from exotrack.tables import Tracks
+from exotrack.tables import LinkSummary, Tracks
 
 GRID = np.geomspace(20.0, 1000.0, 160)
 
@@ -46,12 +48,18 @@ def gamma_rows(rng, diameters, mean_steps=15, systematic=0.0) -> TrackRows:
         from_beginning=np.zeros(n, bool),
         n_steps_median=float(np.median(steps)),
         systematic=systematic,
+        mislink_nm=1.0,
         count=None,
     )
 
 
 def share_of(distribution):
     return distribution.density_per_nm * np.diff(class_edges(distribution.diameter_nm))
+
+
+def crowded(rows, mislink_nm):
+    """The same tracks in a video of another density."""
+    return TrackRows(**{**vars(rows), "mislink_nm": mislink_nm})
 
 
 def log_normal(rng, n, median=120.0, sigma=0.3):
@@ -462,3 +470,40 @@ def test_share_of_confirmed_localizations():
     mean_length = 17.5 * np.sqrt(2.0) / (2 / np.sqrt(np.pi))
     missed = sum(j**-0.5 for j in range(1, 5)) - 4 * 5**-0.5
     assert confirmed_share(4.9, 5, 17.5 * step, FRAME_S) == pytest.approx(1 - missed / mean_length)
+
+
+# --- crowding -----------------------------------------------------------------------------------------------------
+
+
+def test_share_of_a_size_class_is_not_reported_where_its_mislink_index_exceeds_the_limit():
+    """Edges 50, 150 and 200 nm on a grid from 20 to 1000 nm: middles at 31.6, 86.6, 173 and 447 nm."""
+    rows = gamma_rows(np.random.default_rng(1), log_normal(np.random.default_rng(2), 300))
+    fractions = ("fraction_below_50_nm", "fraction_50_150_nm", "fraction_150_200_nm", "fraction_above_200_nm")
+    for index_nm, n_refused in ((4.7, 0), (4.8, 1), (12.9, 1), (13.1, 2)):
+        sizes = pool([crowded(rows, index_nm)], protocol())
+        assert [np.isnan(sizes.summary[name].value) for name in fractions] == [k < n_refused for k in range(4)]
+        expected = index_nm / np.sqrt([20 * 50, 50 * 150, 150 * 200, 200 * 1000])
+        assert [sizes.mislink_index[name] for name in fractions] == pytest.approx(expected.tolist())
+        assert np.isfinite(sizes.summary["d50_nm"].value)
+
+
+def test_crowding_of_pooled_videos_is_that_of_their_localizations():
+    rng = np.random.default_rng(3)
+    few, many = gamma_rows(rng, log_normal(rng, 100)), gamma_rows(rng, log_normal(rng, 300))
+    sizes = pool([crowded(few, 8.0), crowded(many, 2.0)], protocol())
+    weights = few.n_frames.sum(), many.n_frames.sum()
+    expected = np.average([8.0, 2.0], weights=weights) / np.sqrt(20 * 50)
+    assert sizes.mislink_index["fraction_below_50_nm"] == pytest.approx(expected)
+
+
+def test_mislink_index_of_a_diameter_is_that_of_its_diffusion_coefficient_among_all_spots():
+    """0.002 spots per px² at 0.2 µm per px are 0.05 per µm²; a 100 nm sphere in water at 25 °C has 4.907 µm²/s."""
+    acquisition = Acquisition(pixel_size_um=0.2, frame_interval_s=0.02, frame_shape=(100, 200), n_frames=10)
+    flow = {"flow_y_px": np.zeros(9), "flow_x_px": np.zeros(9)}
+    linking = LinkSummary(n_links=0, gate_px=5.0, mislink_index=0.0, density_px2=0.002, **flow, n_shrunk=0)
+    empty = Tracks.empty()
+    tracks = Tracks(**{name: getattr(empty, name) for name in Tracks.columns()}, linking=linking)
+    expected = np.pi * 0.05 * 4 * 4.907 * 0.02
+    assert mislink_nm(tracks, acquisition) / 100.0 == pytest.approx(expected, rel=1e-3)
+    columns = {name: np.zeros(400, spec["dtype"]) for name, spec in Tracks.columns().items()}
+    assert mislink_nm(Tracks(**columns), acquisition) / 100.0 == pytest.approx(expected, rel=1e-3)

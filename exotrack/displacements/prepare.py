@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
+from exotrack.displacements.shear import Shear, shear_of
 from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
@@ -89,7 +90,8 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     """Prepare the displacements of one video for every estimate that uses them.
 
     In order: tracks that do not move are told from those that do; the collective flow is estimated from the moving
-    ones and subtracted (``protocol.link.flow = "none"`` leaves it); where camera or codec carry images over,
+    ones and subtracted (``protocol.link.flow = "none"`` leaves it), and so is its change over the field that linking
+    found (``"affine"``); where camera or codec carry images over,
     displacements over several frames take the place of those over one (`uncorrelated_stride`); pooled covariances
     give the localization variance per brightness class, and the blur where the exposure is unknown.
 
@@ -127,7 +129,8 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     n_frames = max(acquisition.n_frames or 0, int(frame.max(initial=-1)) + 1)
     y = tracks.y[rows] * acquisition.pixel_size_um
     x = tracks.x[rows] * acquisition.pixel_size_um
-    step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets)
+    shear = shear_of(tracks.linking, acquisition, n_frames)
+    step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets, shear)
     stuck = _stuck(y, x, step_y**2 + step_x**2, offsets)
 
     single = (gap == 1) & ~stuck[of_step]
@@ -155,7 +158,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         known_blur, lost = None, no_flow(n_frames)  # its own share in a flow is small beside a whole stride
         order, offsets, whole = _interleaved(frame, offsets, stride)
         rows, frame, y, x = rows[order], frame[order], y[order], x[order]
-        step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets)
+        step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets, shear)
         step_y, step_x = step_y - _flow_between(flow.y_um, at, gap), step_x - _flow_between(flow.x_um, at, gap)
         single = (gap == stride) & ~stuck[whole][of_step]
         turn = (at - frame[offsets[:-1]][of_step]) // stride
@@ -204,13 +207,19 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     )
 
 
-def _differences(y: F64, x: F64, frame: I64, offsets: I64) -> tuple[F64, F64, I64, I64, I64]:
+def _differences(
+    y: F64, x: F64, frame: I64, offsets: I64, shear: Shear | None
+) -> tuple[F64, F64, I64, I64, I64]:
     """Displacements of each track along y and x, the frames each spans, its first frame and its track."""
     inside = np.ones(max(len(frame) - 1, 0), bool)
     inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements
     at = frame[:-1][inside] if len(frame) else frame
     of_step = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets) - 1)
-    return np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside], at, of_step
+    step_y, step_x, gap = np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside]
+    if shear is not None:
+        sheared_y, sheared_x = shear.between(y[:-1][inside], x[:-1][inside], at, gap)
+        step_y, step_x = step_y - sheared_y, step_x - sheared_x
+    return step_y, step_x, gap, at, of_step
 
 
 def _interleaved(frame: I64, offsets: I64, stride: int) -> tuple[I64, I64, I64]:

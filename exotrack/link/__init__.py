@@ -5,7 +5,7 @@ are then chained, and gaps of a few frames are closed between the ends and the s
 the collective flow and the distribution of steps, is learned from the video itself:
 
 `flow` votes for the flow and refines it · `steps` learns the mixture of diffusion coefficients · `frames` says which
-rows may be linked. The assignment is the backend's.
+rows may be linked · `brightness` says how far the ends of a link must look alike. The assignment is the backend's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from exotrack import backends
 from exotrack.acquisition import Acquisition
 from exotrack.errors import InputError
 from exotrack.link import flow as collective
+from exotrack.link.brightness import compare_brightness
 from exotrack.link.flow import Flow
 from exotrack.link.frames import Frames
 from exotrack.link.steps import Steps, any_steps, chance_neighbours, learn_steps
@@ -37,6 +38,8 @@ COSTS = 4096
 """Distances, from 0 to the gate, at which costs are tabulated."""
 PARTS = 64
 """Parts in which threads share the pairs of frames."""
+LINKS_FOR_GRADIENT = 500
+"""Links that a gradient of the flow is averaged over at least: it takes two in so many from their squared steps."""
 SMALLEST_FIELD = 64.0
 """Height and width, px, that a field of unknown size has at least: a few spots do not span theirs."""
 
@@ -112,6 +115,9 @@ def link(
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as executor:
         video = _Video.of(spots, order, acquisition, settings, backends.load(backend), executor)
         flow, steps, successor, n_shrunk = _link_neighbours(video, _prior(video, spots, acquisition))
+        if settings.evidence != "step":
+            mass = spots.mass[order] if settings.evidence == "brightness" else np.zeros(len(order), np.float32)
+            successor, n_shrunk = _link_again(video, flow, steps, successor, *compare_brightness(mass, successor))
         n_shrunk += _close_gaps(video, flow, steps, successor)
     gate = steps.gate(settings.miss_probability)
     cut = successor
@@ -129,9 +135,11 @@ def link(
             n_links=int(np.sum(successor >= 0)),
             gate_px=gate,
             mislink_index=np.pi * steps.density * steps.typical,
+            density_px2=steps.density,
             flow_y_px=flow.moved[:, 0].copy(),
             flow_x_px=flow.moved[:, 1].copy(),
             n_shrunk=n_shrunk,
+            flow_gradient=flow.gradient if settings.flow == "affine" else None,
         ),
     )
 
@@ -256,6 +264,31 @@ def _link_neighbours(video: _Video, prior: Steps) -> tuple[Flow, Steps, I64, int
     return flow, steps, successor, n_shrunk
 
 
+def _link_again(
+    video: _Video, flow: Flow, steps: Steps, successor: I64, brightness: F64, correlation: float
+) -> tuple[I64, int]:
+    """Successor of each spot with the tracks found so far as evidence, and how often groups were narrowed."""
+    at_y, at_x = flow.carry(video.y, video.x, video.frame)
+    partner = np.full(len(successor), -1, np.int64)
+    n_shrunk = video.engine.rematch(
+        video.y,
+        video.x,
+        at_y,
+        at_x,
+        video.frames.pairs(1)[1],
+        successor,
+        partner,
+        gate=steps.gate(video.settings.miss_probability),
+        weights=steps.weights,
+        variances=steps.variances(),
+        brightness=brightness,
+        correlation=correlation,
+        cost_unmatched=round(steps.unmatched / COST_UNIT),
+        unit=COST_UNIT,
+    )
+    return partner, n_shrunk
+
+
 def _flow_of_links(video: _Video, flow: Flow, steps: Steps, successor: I64) -> Flow:
     """Flow from the links that were made at the given flow and steps."""
     reach, unit = steps.gate(video.settings.miss_probability), 0.5 * max(video.extent)
@@ -277,7 +310,9 @@ def _flow_of_links(video: _Video, flow: Flow, steps: Steps, successor: I64) -> F
     moved = collective.refine(matrix[of_rest], vector[:, :, :1], sections)
     gradient = np.zeros((len(sections), 2, 2))
     if video.settings.flow == "affine":
-        slope = collective.refine(matrix[of_place], vector[:, :, 1:] - matrix[:, :, 1:, :1] @ moved, sections)
+        shortest = LINKS_FOR_GRADIENT * len(sections) // max(int(np.sum(successor >= 0)), 1)
+        rest = vector[:, :, 1:] - matrix[:, :, 1:, :1] @ moved
+        slope = collective.refine(matrix[of_place], rest, sections, shortest=shortest)
         moved = collective.refine(matrix[of_rest], vector[:, :, :1] - matrix[:, :, :1, 1:] @ slope, sections)
         gradient = np.swapaxes(slope, 1, 2) / unit
     return replace(flow, moved=moved[:, 0], gradient=gradient)

@@ -131,7 +131,7 @@ def _excess(counts: I64, reach: float, extent: tuple[float, float], backend: Any
     return moved
 
 
-def refine(matrix: F64, vector: F64, sections: I64) -> F64:
+def refine(matrix: F64, vector: F64, sections: I64, *, shortest: int = 1) -> F64:
     """Flow from links: least squares over as many frames as the video allows.
 
     The window is chosen by how well one half of the links predicts the other: no flow at all, a constant one, or
@@ -147,6 +147,8 @@ def refine(matrix: F64, vector: F64, sections: I64) -> F64:
         Their right-hand sides for displacements along y and x; with one term the weighted sum of the displacements.
     sections : int64 (n_frames − 1,)
         Section of each frame in which a link may begin; averages do not reach over its ends.
+    shortest : int
+        Frames that are averaged at least.
 
     Returns
     -------
@@ -156,6 +158,8 @@ def refine(matrix: F64, vector: F64, sections: I64) -> F64:
     n_steps = len(sections)
     best, score = None, 0.0
     for half_window in (n_steps, *HALF_WINDOWS):
+        if 2 * half_window + 1 < shortest:
+            continue
         gain = 0.0
         for known, unseen in ((0, 1), (1, 0)):
             fit = _windowed(matrix[known], vector[known], sections, half_window)

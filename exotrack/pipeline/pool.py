@@ -24,8 +24,9 @@ from exotrack.pipeline.plan import Job
 from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, track_rows
+from exotrack.sizing.crowding import MISLINK_MOST
 from exotrack.sizing.summary import summary_names
-from exotrack.tables import Estimate, SizeDistribution, Tracks
+from exotrack.tables import Estimate, SizeDistribution
 
 VIDEOS_ADVISED: Final = 3
 TRACKS_ADVISED: Final = 1000
@@ -155,8 +156,7 @@ def _tasks(mine: Sequence[Group], protocol: Protocol, backend: str, token: str) 
 
 def _rows(job: Job) -> TrackRows:
     assert job.source is not None  # a video without a header has failed
-    tracks = storage.read_table(job.folder / "tracks.parquet", Tracks)
-    return track_rows(tracks, job.source.acquisition, job.protocol, backend=job.backend)
+    return track_rows(storage.read_tracks(job.folder), job.source.acquisition, job.protocol, backend=job.backend)
 
 
 def _pool(protocol: Protocol, backend: str, *rows: TrackRows) -> Pooled:
@@ -216,6 +216,10 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
         yield f"fewer than {VIDEOS_ADVISED} videos"
     if pooled.sizes.n_tracks < TRACKS_ADVISED:
         yield f"fewer than {TRACKS_ADVISED} tracks"
+    refused = [name for name, index in pooled.sizes.mislink_index.items() if index > MISLINK_MOST]
+    if refused:
+        worst = max(pooled.sizes.mislink_index[name] for name in refused)
+        yield f"{', '.join(refused)} not reported: mislink index up to {worst:.2f}, dilute or record faster"
     at_border = _share_at_border(pooled.sizes)
     if at_border > BORDER_HIGH:
         yield f"{at_border:.0%} of the distribution at the border of the size grid"

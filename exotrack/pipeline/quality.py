@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.sizing.crowding import MISLINK_HIGH, MISLINK_MOST
 from exotrack.tables import F64, U16, LinkSummary, Localizations, ParticleFlag, Particles, SpotFlag, SpotModel
 
-MISLINK_ADVISED, MISLINK_HIGH = 0.03, 0.05
+MISLINK_ADVISED = 0.03
 TRACKS_ADVISED, TRACKS_FEW = 1000, 100
 SHARE_HIGH = 0.05
 FLOW_STEPS = 2.0
@@ -38,6 +39,8 @@ class Evidence:
     spots: Localizations
     particles: Particles
     linking: LinkSummary
+    mislinks: Mapping[str, float]
+    """Mislink index of each size class, by the name of its share."""
     n_used: int
     """Tracks that enter the size distribution."""
     diffusion_um2_s: float
@@ -145,10 +148,12 @@ def _motion(evidence: Evidence) -> Iterator[Flag]:
             f"Mislink index {linking.mislink_index:.3f}: about {linking.mislink_index / 2:.1%} of the steps may join "
             f"different particles. {MISLINK_ADVISED:g} or less is advised: dilute, or record faster.",
         )
+    yield from _crowded_classes(evidence.mislinks)
     if linking.n_shrunk:
         yield _warning(
             "dense_groups",
-            f"In {linking.n_shrunk} place(s) so many spots lay together that the search radius was narrowed.",
+            f"In {linking.n_shrunk} place(s) so many spots lay together that the search radius was narrowed, or that "
+            "they were not linked.",
         )
     step_px = np.sqrt(4 * evidence.diffusion_um2_s * acquisition.frame_interval_s) / acquisition.pixel_size_um
     flow_px = float(np.hypot(_mean(linking.flow_y_px), _mean(linking.flow_x_px)))
@@ -176,6 +181,27 @@ def _motion(evidence: Evidence) -> Iterator[Flag]:
             f"{odd:.0%} of the tracks do not fit free diffusion (chance alone gives 0.1 %): wrong links, aggregates "
             "or uneven flow.",
         )
+
+
+def _crowded_classes(mislinks: Mapping[str, float]) -> Iterator[Flag]:
+    refused = {name: index for name, index in mislinks.items() if index > MISLINK_MOST}
+    raised = {name: index for name, index in mislinks.items() if MISLINK_HIGH < index <= MISLINK_MOST}
+    if refused:
+        yield _warning(
+            "class_not_reported",
+            f"Too crowded for the smallest particles: {_indices(refused)}. Above {MISLINK_MOST:g} the share of a size "
+            "class is not reported: dilute, or record faster.",
+        )
+    if raised:
+        yield _warning(
+            "class_mislink_high",
+            f"The smallest particles are confused more often than others: {_indices(raised)}. Above {MISLINK_HIGH:g} "
+            "the share of a size class is to be taken with care.",
+        )
+
+
+def _indices(mislinks: Mapping[str, float]) -> str:
+    return ", ".join(f"mislink index {index:.2g} for {name}" for name, index in mislinks.items())
 
 
 def _counts(evidence: Evidence) -> Iterator[Flag]:

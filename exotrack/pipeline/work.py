@@ -23,6 +23,7 @@ from exotrack.link import link
 from exotrack.localize import calibrate, localize
 from exotrack.pipeline.plan import Job, Part
 from exotrack.pipeline.quality import Evidence, flags
+from exotrack.sizing.crowding import class_mislinks, mislink_nm
 from exotrack.tables import F64, Array, Localizations, ParticleFlag, Particles, SpotModel, Tracks
 from exotrack.video import Video
 from exotrack.video.calibration import CameraFile
@@ -283,12 +284,17 @@ def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles)
     moved = displacements(tracks, acquisition, job.protocol)
     used = (particles.n_steps >= job.protocol.size.min_steps) & ((particles.flag & ParticleFlag.STUCK) == 0)
     diffusion, diameter = _median(particles.D_um2_s[used]), _median(particles.diameter_nm[used])
+    size = job.protocol.size
+    mislinks = class_mislinks(
+        mislink_nm(tracks, acquisition), size.class_edges_nm, size.diameter_min_nm, size.diameter_max_nm
+    )
     evidence = Evidence(
         acquisition=acquisition,
         model=model,
         spots=spots,
         particles=particles,
         linking=linking,
+        mislinks=mislinks,
         n_used=int(used.sum()),
         diffusion_um2_s=diffusion,
         anisotropy=moved.anisotropy,
@@ -307,6 +313,7 @@ def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles)
         },
         "linking": {
             **asdict(linking),
+            "mislink_index_of_class": mislinks,
             "flow_y_px_mean": _mean(linking.flow_y_px),
             "flow_x_px_mean": _mean(linking.flow_x_px),
         },

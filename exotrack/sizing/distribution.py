@@ -14,6 +14,7 @@ from exotrack import backends
 from exotrack.acquisition import Acquisition
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
+from exotrack.sizing.crowding import MISLINK_MOST, class_mislinks
 from exotrack.sizing.rows import TrackRows, track_rows
 from exotrack.sizing.summary import density_per_nm, quantile_nm, summarize
 from exotrack.tables import F32, F64, I64, Estimate, SizeDistribution, Tracks
@@ -29,6 +30,7 @@ _LEAST_UNITS = 20  # below this a cross-validation has nothing to decide with
 _FALLBACK_ITERATIONS = 50
 _PAST_MAXIMUM = 2
 _Z95 = 1.959964
+_UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 def size_distribution(
@@ -81,6 +83,9 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     interval of the means of the videos (modified Knapp–Hartung). Uncertainty that all diameters share enters the
     summary, not the band.
 
+    *Crowding.* The share of a class whose mislink index exceeds 0.15 is NaN: too many of its steps join different
+    particles. The index is that of the videos weighted by their localizations.
+
     References
     ----------
     Walker, Meas. Sci. Technol. 23, 065605 (2012), doi:10.1088/0957-0233/23/6/065605.
@@ -113,6 +118,18 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     share, replicates = shares[0], _widened(shares[0], shares[1:], grid, spread.widening)
     density = density_per_nm(share, grid)
     lo, hi = np.quantile(density_per_nm(replicates, grid), [0.025, 0.975], axis=0)
+    size = settings.size
+    index_nm = float(np.average([r.mislink_nm for r in videos], weights=[r.n_frames.sum() for r in videos]))
+    mislinks = class_mislinks(index_nm, size.class_edges_nm, size.diameter_min_nm, size.diameter_max_nm)
+    summary = summarize(
+        share,
+        replicates,
+        grid,
+        size.class_edges_nm,
+        width=0.5 / np.sqrt(np.median([r.n_steps_median for r in videos])),
+        systematic=_systematic(videos),
+    )
+    summary |= {name: _UNKNOWN for name, index in mislinks.items() if index > MISLINK_MOST}
     log.debug("%d tracks of %d videos, %s, %d iterations", len(sample.weight), len(videos), weighting, iterations[0])
     return SizeDistribution(
         diameter_nm=grid,
@@ -122,17 +139,8 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
         weighting=weighting,
         n_tracks=sum(len(np.unique(r.particle)) for r in videos),
         n_videos=len(videos),
-        summary={
-            "pooled_nm": pooled_diameter(videos),
-            **summarize(
-                share,
-                replicates,
-                grid,
-                settings.size.class_edges_nm,
-                width=0.5 / np.sqrt(np.median([r.n_steps_median for r in videos])),
-                systematic=_systematic(videos),
-            ),
-        },
+        summary={"pooled_nm": pooled_diameter(videos), **summary},
+        mislink_index=mislinks,
         replicates=replicates,
     )
 
@@ -156,7 +164,7 @@ def pooled_diameter(rows: Sequence[TrackRows]) -> Estimate:
     """
     known = [r for r in rows if np.isfinite(r.pooled_nm) and r.pooled_relative_error > 0]
     if not known:
-        return Estimate(np.nan, np.nan, np.nan)
+        return _UNKNOWN
     size = np.log([r.pooled_nm for r in known])
     precision = np.array([r.pooled_relative_error for r in known]) ** -2.0
     centre = float(np.average(size, weights=precision))

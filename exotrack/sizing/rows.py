@@ -12,6 +12,7 @@ from exotrack.acquisition import Acquisition
 from exotrack.displacements import displacements, likelihood_rows, size_grid_nm
 from exotrack.protocol import Protocol
 from exotrack.sizing.concentration import Count, count
+from exotrack.sizing.crowding import mislink_nm
 from exotrack.tables import F32, F64, I64, Tracks
 
 
@@ -43,6 +44,8 @@ class TrackRows:
     """Its relative standard error from the spread between tracks."""
     systematic: float
     """Relative standard uncertainty of every diameter: pixel size, temperature and viscosity."""
+    mislink_nm: float
+    """Mislink index times diameter, nm: the smaller a particle, the more often its steps are confused."""
     count: Count | None
     """Particles seen per frame and per volume; None where the depth is not known."""
 
@@ -115,6 +118,7 @@ def track_rows(
         pooled_nm=acquisition.stokes_einstein_um2_s_nm / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
         pooled_relative_error=d.D_err_um2_s / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
         systematic=systematic_uncertainty(acquisition, settings),
+        mislink_nm=mislink_nm(tracks, acquisition),
         count=count(d, tracks, acquisition, diffusion, shortest, settings.conditions),
     )
 

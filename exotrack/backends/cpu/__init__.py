@@ -4,6 +4,7 @@ from exotrack.backends.cpu.background import still_background as still_backgroun
 from exotrack.backends.cpu.chains import number_tracks as number_tracks
 from exotrack.backends.cpu.deconvolve import deconvolve as deconvolve
 from exotrack.backends.cpu.detect import detect as detect
+from exotrack.backends.cpu.evidence import rematch as rematch
 from exotrack.backends.cpu.filter import matched_filter as matched_filter
 from exotrack.backends.cpu.follow import continuations as continuations
 from exotrack.backends.cpu.follow import found_twice as found_twice

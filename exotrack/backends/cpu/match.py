@@ -150,7 +150,7 @@ def solve(
         if work.sum() <= most_work:
             return n_narrowed, chosen
         n_narrowed += _narrow_groups(n_targets, heads, ends, distance, work, gate)
-        heads, ends, cost, distance = _remaining(heads, ends, cost, distance)
+        heads, ends, cost, distance = remaining(heads, ends, cost, distance)
 
 
 @njit(nogil=True, cache=True)
@@ -198,7 +198,7 @@ def _find(root: I64, node: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _remaining(heads: I64, ends: I64, cost: I64, distance: F64) -> tuple[I64, I64, I64, F64]:
+def remaining(heads: I64, ends: I64, cost: I64, distance: F64) -> tuple[I64, I64, I64, F64]:
     """Candidate links without the removed ones."""
     kept = np.zeros_like(heads)
     for i in range(len(heads) - 1):

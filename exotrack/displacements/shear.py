@@ -1,0 +1,39 @@
+"""The part of the flow that changes over the field, as linking found it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exotrack.acquisition import Acquisition
+from exotrack.tables import F64, I64, LinkSummary
+
+
+@dataclass(frozen=True)
+class Shear:
+    """Displacement relative to that at the centre of the field, linear in the position."""
+
+    path: F64
+    """Gradient of the displacement summed over the steps before each frame, shape (n_frames, 2, 2)."""
+    centre_um: tuple[float, float]
+
+    def between(self, y: F64, x: F64, at: I64, gap: I64) -> tuple[F64, F64]:
+        """Displacement along y and x, µm, of places in µm from frame `at` over `gap` frames."""
+        gradient = self.path[at + gap] - self.path[at]
+        place = np.stack([y - self.centre_um[0], x - self.centre_um[1]], axis=1)
+        moved = np.einsum("nij,nj->ni", gradient, place)
+        return moved[:, 0], moved[:, 1]
+
+
+def shear_of(linking: LinkSummary | None, acquisition: Acquisition, n_frames: int) -> Shear | None:
+    """The shear of a video, or None where linking took the flow as uniform, or is not known."""
+    if linking is None or linking.flow_gradient is None:
+        return None
+    path = np.zeros((max(n_frames, 1), 2, 2))
+    steps = min(len(linking.flow_gradient), len(path) - 1)
+    path[1 : steps + 1] = np.cumsum(linking.flow_gradient[:steps], axis=0)
+    path[steps + 1 :] = path[steps]
+    height, width = acquisition.frame_shape or (1, 1)
+    pixel = acquisition.pixel_size_um
+    return Shear(path, (0.5 * (height - 1) * pixel, 0.5 * (width - 1) * pixel))
