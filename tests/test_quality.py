@@ -34,7 +34,8 @@ def evidence(**changes):
 def linking(**changes):
     """What linking says of a healthy video."""
     flow = {"flow_y_px": np.zeros(99), "flow_x_px": np.zeros(99)}
-    return LinkSummary(**{"n_links": 10, "gate_px": 5.0, "mislink_index": 0.01, "density_px2": 1e-3, **flow, "n_shrunk": 0, **changes})
+    numbers = {"n_links": 10, "gate_px": 5.0, "mislink_index": 0.01, "density_px2": 1e-3, "n_shrunk": 0}
+    return LinkSummary(**{**flow, **numbers, **changes})
 
 
 def spots(flag: int) -> Localizations:

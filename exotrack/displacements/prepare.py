@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
-from exotrack.displacements.shear import Shear, shear_of
 from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
+from exotrack.displacements.shear import Shear, shear_of
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.tables import F64, I32, I64, Tracks
@@ -207,9 +207,7 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     )
 
 
-def _differences(
-    y: F64, x: F64, frame: I64, offsets: I64, shear: Shear | None
-) -> tuple[F64, F64, I64, I64, I64]:
+def _differences(y: F64, x: F64, frame: I64, offsets: I64, shear: Shear | None) -> tuple[F64, F64, I64, I64, I64]:
     """Displacements of each track along y and x, the frames each spans, its first frame and its track."""
     inside = np.ones(max(len(frame) - 1, 0), bool)
     inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements

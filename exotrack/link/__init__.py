@@ -336,9 +336,7 @@ def _close_gaps(video: _Video, flow: Flow, steps: Steps, successor: I64) -> int:
         preceded[successor[successor >= 0]] = True
         ends, starts = np.flatnonzero(successor < 0), np.flatnonzero(~preceded)
         offsets = video.frames.offsets
-        _, pairs = video.frames.pairs(
-            lag, np.searchsorted(ends, offsets), len(ends) + np.searchsorted(starts, offsets)
-        )
+        _, pairs = video.frames.pairs(lag, np.searchsorted(ends, offsets), len(ends) + np.searchsorted(starts, offsets))
         rows = np.concatenate([ends, starts])
         # An end is as likely a particle that was missed as one that left; the start found may be any other's.
         unmatched = -np.log(max(len(starts), 1) / video.area)

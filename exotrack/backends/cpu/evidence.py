@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log, pi
+from math import exp, log, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +119,8 @@ def _weigh(history: F64, log_weights: F64, variances: F64, logs: F64) -> None:
 @njit(nogil=True, cache=True, error_model="numpy")
 def _log_density(history: F64, square: float, log_weights: F64, variances: F64, logs: F64) -> float:
     """ln of π times the density of a step with this square, given the steps on one side."""
-    return _log_likelihood(history[0] + 1.0, history[1] + square, log_weights, variances, logs) - history[2]
+    density: float = _log_likelihood(history[0] + 1.0, history[1] + square, log_weights, variances, logs) - history[2]
+    return density
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -141,7 +142,7 @@ def _odds_of_brightness(one: float, other: float, correlation: float) -> float:
         return 1.0
     rest = 1.0 - correlation**2
     exponent = correlation * (correlation * (one**2 + other**2) - 2.0 * one * other) / (2.0 * rest)
-    return ODD + (1.0 - ODD) * exp(-exponent) / rest**0.5
+    return ODD + (1.0 - ODD) * exp(-exponent) / sqrt(rest)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -81,9 +81,7 @@ def _match_pairs(
         start, stop, target, end = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
         n_full, left_out = swamped(y, x, start, stop, gate, MOST_IN_CELL)
         n_shrunk += n_full
-        heads, ends, cost, distance = candidate_links(
-            y, x, at_y, at_x, pairs[p], left_out, gate, costs, cost_unmatched
-        )
+        heads, ends, cost, distance = candidate_links(y, x, at_y, at_x, pairs[p], left_out, gate, costs, cost_unmatched)
         n_narrowed, chosen = solve(end - target, heads, ends, cost, distance, gate, cost_unmatched)
         n_shrunk += n_narrowed
         for i in range(stop - start):
@@ -172,7 +170,7 @@ def _narrow_groups(n_targets: int, heads: I64, ends: I64, distance: F64, work: I
             # Hundreds of spots within a thousandth of the gate are no image of particles: none of them is linked.
             if distance[k] > keep or keep < 1e-3 * gate:
                 distance[k] = np.inf
-    return np.sum(allowed < 0)
+    return int(np.sum(allowed < 0))
 
 
 @njit(nogil=True, cache=True)

@@ -38,9 +38,7 @@ def unmix(counts: I64, chance: F64, n_pairs: int, shares: F64, n_spots: float, *
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _iterate(
-    counts: I64, chance: F64, n_pairs: int, shares: F64, reached: F64, amounts: F64, iterations: int
-) -> None:
+def _iterate(counts: I64, chance: F64, n_pairs: int, shares: F64, reached: F64, amounts: F64, iterations: int) -> None:
     n_bins, n_kinds = shares.shape
     factor = np.empty(n_kinds)
     for _ in range(iterations):
