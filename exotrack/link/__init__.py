@@ -96,6 +96,15 @@ def link(
     With x = πρv for a mean squared step v ≈ 4DΔt, about x/2 of the links are wrong without cuts: 1.5 % at x = 0.03
     and 5 % at x = 0.1; with cuts at half the gate, 0.3 % and 1 %, at the price of 7 % and 22 % of the links.
 
+    The protocol's `evidence` allows a second pass. "track" judges a step also by those before and behind it: with
+    diffusion coefficients of 0.4 and 4 at x = 0.1, 3.3 % instead of 3.6 % of the links are wrong. "brightness" asks
+    also how much both ends look alike, as far as brightness is found to be kept along links: where particles differ by
+    70 % and flicker by 20 %, 1.6 % instead of 4.7 % are wrong. It is not the default, since a particle that moves in
+    depth changes its brightness with its place.
+
+    Time and memory grow with the number of spots, wherever they lie: 0.5 µs per spot on one core at x = 0.1. Spots
+    that lie too densely for that are not linked, or only over shorter distances, and counted.
+
     References
     ----------
     Crocker & Grier, J. Colloid Interface Sci. 179, 298 (1996), doi:10.1006/jcis.1996.0217 (likelihood of links);

@@ -189,13 +189,13 @@ def _crowded_classes(mislinks: Mapping[str, float]) -> Iterator[Flag]:
     if refused:
         yield _warning(
             "class_not_reported",
-            f"Too crowded for the smallest particles: {_indices(refused)}. Above {MISLINK_MOST:g} the share of a size "
+            f"Too crowded for some size classes: {_indices(refused)}. Above {MISLINK_MOST:g} the share of a size "
             "class is not reported: dilute, or record faster.",
         )
     if raised:
         yield _warning(
             "class_mislink_high",
-            f"The smallest particles are confused more often than others: {_indices(raised)}. Above {MISLINK_HIGH:g} "
+            f"Crowded for some size classes: {_indices(raised)}. Above {MISLINK_HIGH:g} "
             "the share of a size class is to be taken with care.",
         )
 
