@@ -29,6 +29,8 @@ from exotrack.tables import Localizations
 
 STEP = 2.0
 """s.d. of a step per axis, px."""
+BORDER = 20.0
+"""Width of the border of the field where steps do not count, px."""
 MOST_SPOTS = 100_000
 """Spots in all up to which laptrack and btrack are measured: they take minutes for so many."""
 BTRACK = "BTRACK_PYTHON"
@@ -72,31 +74,42 @@ def field(x: float, spots: int, frames: int, seed: int) -> tuple[pd.DataFrame, i
     return table.sort_values(["frame", "y", "x"], ignore_index=True), side
 
 
-def quality(tracks: pd.DataFrame, spots: pd.DataFrame) -> dict[str, float]:
-    """Share of wrong links, share of the possible links missed, bias of the mean squared step of the links."""
-    keyed = tracks.merge(spots, on=["frame", "y", "x"]).sort_values(["particle", "frame"])
-    link = (keyed["particle"].diff() == 0) & (keyed["frame"].diff() == 1)
-    wrong = keyed["truth"].diff() != 0
-    step = np.stack([keyed["y"].diff()[link], keyed["x"].diff()[link]])
-    inside = np.abs(step).max(axis=0) < 50 * STEP  # not across the periodic border
-    square = float((step[:, inside] ** 2).sum(axis=0).mean())
-    possible = spots["truth"].nunique() * (spots["frame"].nunique() - 1)
+def quality(tracks: pd.DataFrame, spots: pd.DataFrame, side: int) -> dict[str, float]:
+    """Share of wrong links, share of the true links missed, and bias of the mean squared step of the links.
+
+    Only steps that begin inside count: at the border of the periodic field particles jump to the other side.
+    """
+    particle = spots[["frame", "y", "x"]].merge(tracks, on=["frame", "y", "x"], how="left")["particle"]
+    known = spots.assign(particle=particle)
+    links = _steps(known.dropna(), "particle", side)
+    true = _steps(known, "truth", side)
+    wrong = links["truth"] != links["truth_next"]
     return {
-        "wrong": float(wrong[link].mean()),
-        "missed": 1.0 - float((link & ~wrong).sum() / possible),
-        "bias of r²": square / (2.0 * STEP**2) - 1.0,
+        "wrong": float(wrong.mean()),
+        "missed": 1.0 - float((~wrong).sum() / len(true)),
+        "bias of r²": float(links["square"].mean() / true["square"].mean()) - 1.0,
     }
 
 
-def timed(call: Callable[[], pd.DataFrame], spots: pd.DataFrame) -> dict[str, Any]:
+def _steps(rows: pd.DataFrame, by: str, side: int) -> pd.DataFrame:
+    """Steps from one frame to the next of rows with the same number in a column, well inside the field."""
+    rows = rows.sort_values([by, "frame"])
+    after = rows.shift(-1)
+    inside = rows[["y", "x"]].ge(BORDER).all(axis=1) & rows[["y", "x"]].lt(side - BORDER).all(axis=1)
+    step = (after[by] == rows[by]) & (after["frame"] == rows["frame"] + 1) & inside
+    square = (after["y"] - rows["y"]) ** 2 + (after["x"] - rows["x"]) ** 2
+    return rows.assign(truth_next=after["truth"], square=square)[step]
+
+
+def timed(call: Callable[[], pd.DataFrame], spots: pd.DataFrame, side: int) -> dict[str, Any]:
     """CPU time per spot and quality of a tracker, from one call."""
     start = time.process_time()
     tracks = call()
     seconds = time.process_time() - start
-    return {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots)}
+    return {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots, side)}
 
 
-def by_trackpy(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]:
+def by_trackpy(spots: pd.DataFrame, side: int, gate: float, memory: int) -> dict[str, Any]:
     """The faster of two strategies, or the reason why there is no result."""
     rows = []
     for strategy in ("numba", "auto"):
@@ -106,14 +119,16 @@ def by_trackpy(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]:
             try:
                 trackpy.link(table[table["frame"] < 3], gate, memory=memory, link_strategy=strategy)  # compiles
                 rows.append(
-                    timed(lambda t=table, s=strategy: trackpy.link(t, gate, memory=memory, link_strategy=s), spots)
+                    timed(
+                        lambda t=table, s=strategy: trackpy.link(t, gate, memory=memory, link_strategy=s), spots, side
+                    )
                 )
             except trackpy.SubnetOversizeException:
                 return failed("subnet oversize")
     return min(rows, key=lambda row: row["µs/spot"])
 
 
-def by_laptrack(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]:
+def by_laptrack(spots: pd.DataFrame, side: int, gate: float, memory: int) -> dict[str, Any]:
     """Squared distances as costs, as it comes."""
     from laptrack import LapTrack
 
@@ -135,10 +150,10 @@ def by_laptrack(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]
             }
         )
 
-    return timed(call, spots)
+    return timed(call, spots, side)
 
 
-def by_btrack(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]:
+def by_btrack(spots: pd.DataFrame, side: int, gate: float, memory: int) -> dict[str, Any]:
     """By another Python, which `peer_btrack.py` needs."""
     given = {"t": spots["frame"].tolist(), "y": spots["y"].tolist(), "x": spots["x"].tolist()}
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +165,7 @@ def by_btrack(spots: pd.DataFrame, gate: float, memory: int) -> dict[str, Any]:
     rows = np.concatenate([np.asarray(chain, np.int64) for chain in chains])
     particle = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
     tracks = spots.loc[rows, ["frame", "y", "x"]].assign(particle=particle)
-    return {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots)}
+    return {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots, side)}
 
 
 def failed(reason: str) -> dict[str, Any]:
@@ -169,15 +184,15 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
     found = exotrack.link(table, acquisition, protocol)
     ours = {
         "µs/spot": 1e6 * cpu_seconds(lambda: exotrack.link(table, acquisition, protocol)) / len(spots),
-        **quality(found.to_pandas()[["frame", "y", "x", "particle"]], spots),
+        **quality(found.to_pandas()[["frame", "y", "x", "particle"]], spots, side),
     }
     assert found.linking is not None  # set by link
     gate = found.linking.gate_px
-    results = {"exotrack": ours, "trackpy": by_trackpy(spots, gate, case.memory)}
+    results = {"exotrack": ours, "trackpy": by_trackpy(spots, side, gate, case.memory)}
     if importlib.util.find_spec("laptrack") and len(spots) <= MOST_SPOTS:
-        results["laptrack"] = by_laptrack(spots, gate, case.memory)
+        results["laptrack"] = by_laptrack(spots, side, gate, case.memory)
     if BTRACK in os.environ and len(spots) <= MOST_SPOTS:
-        results["btrack"] = by_btrack(spots, gate, case.memory)
+        results["btrack"] = by_btrack(spots, side, gate, case.memory)
     return [
         {
             **case._asdict(),

@@ -40,6 +40,8 @@ PARTS = 64
 """Parts in which threads share the pairs of frames."""
 LINKS_FOR_GRADIENT = 500
 """Links that a gradient of the flow is averaged over at least: it takes two in so many from their squared steps."""
+MOST_FRAMES = 10_000_000
+"""Frames that a video may have: a larger number is a time or an error."""
 SMALLEST_FIELD = 64.0
 """Height and width, px, that a field of unknown size has at least: a few spots do not span theirs."""
 
@@ -78,7 +80,7 @@ def link(
     Raises
     ------
     InputError
-        For a negative frame number or a position that is not finite.
+        For a frame number that is negative or above ten million, or a position that is not finite.
     BackendError
         For a backend that is not available.
 
@@ -212,12 +214,14 @@ class _Video:
 
 def _order(spots: Localizations) -> I64:
     """Rows by frame, y, x: the order in which ties are decided. Further columns settle what these leave open."""
-    wrong = np.flatnonzero((spots.frame < 0) | ~np.isfinite(spots.y) | ~np.isfinite(spots.x))
+    countable = (spots.frame >= 0) & (spots.frame < MOST_FRAMES)
+    wrong = np.flatnonzero(~(countable & np.isfinite(spots.y) & np.isfinite(spots.x)))
     if len(wrong):
         row = wrong[0]
         raise InputError(
             f"localizations: row {row} has frame = {spots.frame[row]}, y = {spots.y[row]:g}, x = {spots.x[row]:g}; "
-            f"frames count from 0 and positions are finite; remove such rows ({len(wrong)} in all)"
+            f"frames count from 0 to {MOST_FRAMES - 1} and positions are finite; mend or remove such rows "
+            f"({len(wrong)} in all)"
         )
     order = np.arange(len(spots))
     if not _increasing(spots.frame, spots.y):
