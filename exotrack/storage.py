@@ -147,7 +147,13 @@ def read_tracks(folder: Path) -> Tracks:
     tracks, record = read_table(folder / "tracks.parquet", Tracks), read_record(folder)
     if record is None:
         raise InputError(f"{folder}: incomplete; run the study again to restore it")
-    return replace(tracks, linking=LinkSummary.from_record(record["linking"]))
+    try:
+        return replace(tracks, linking=LinkSummary.from_record(record["linking"]))
+    except KeyError as error:
+        raise InputError(
+            f"{folder / 'video.json'}: {error.args[0]} is missing, as in results of an older version; run the study "
+            "again with --force"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -46,6 +46,8 @@ class SpotFlag(IntFlag):
     """The image of a particle far out of focus: its centre is that of radial symmetry."""
     POOR_FIT = 128
     """The pixels do not fit a spot on a constant background (χ² per degree of freedom beyond chance, p < 0.001)."""
+    RESTING = 256
+    """Stays in place while the liquid carries the others away: adhered to a wall. Set by linking."""
 
 
 class ParticleFlag(IntFlag):
@@ -246,27 +248,37 @@ class LinkSummary:
     gate_px: float
     """Largest displacement after subtraction of the flow that was considered, one frame."""
     mislink_index: float
-    """x = π ρ v with the density of spots ρ and the typical mean squared step v ≈ 4DΔt: about twice the share of wrong
-    links where no track is cut."""
+    """x = π ρ v with the density of spots ρ and the mean squared step v ≈ 4DΔt: about twice the share of wrong links
+    where no track is cut."""
     density_px2: float
-    """ρ, spots per px² and frame."""
+    """ρ, spots per px² as a spot has them around it: in frames that show any, where in the field they are."""
     flow_y_px: F64
     """Collective displacement along y from frame t to t + 1, px, shape (n_frames − 1,)."""
     flow_x_px: F64
     """The same along x."""
+    flow_centre_px: tuple[float, float]
+    """Where in the field that is, where it is not the same everywhere."""
+    flow_gradient: F64 | None
+    """Change of the displacement along y and x (second axis) per px along y and x (third) from that centre, shape
+    (n_frames − 1, 2, 2); None where the flow was taken as uniform."""
+    shear_px: float
+    """Collective displacement at the border of the field relative to its centre, px per frame, whether it was followed
+    or not; 0 where none is seen."""
     n_shrunk: int
     """How often spots lay so densely that their gate was narrowed or they were left alone; 0 in a healthy video."""
-    flow_gradient: F64 | None = None
-    """Change of the displacement along y and x (second axis) per px along y and x (third) from the centre of the field,
-    shape (n_frames − 1, 2, 2); None where the flow was taken as uniform."""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """From `video.json`; whatever else is recorded there is left out."""
+        """From `video.json`; whatever else is recorded there is left out. KeyError if something is missing."""
         fields = {name: record[name] for name in cls.__dataclass_fields__}
-        arrays = {name: np.array(fields[name]) for name in ("flow_y_px", "flow_x_px")}
         gradient = fields["flow_gradient"]
-        return cls(**fields | arrays | {"flow_gradient": None if gradient is None else np.array(gradient)})
+        shaped = {
+            "flow_y_px": np.array(fields["flow_y_px"], np.float64),
+            "flow_x_px": np.array(fields["flow_x_px"], np.float64),
+            "flow_centre_px": tuple(fields["flow_centre_px"]),
+            "flow_gradient": None if gradient is None else np.array(gradient, np.float64).reshape(-1, 2, 2),
+        }
+        return cls(**fields | shaped)
 
 
 @dataclass(frozen=True, eq=False)

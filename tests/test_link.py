@@ -18,10 +18,11 @@ from exotrack.displacements import displacements
 from exotrack.errors import InputError
 from exotrack.link import link
 from exotrack.link.frames import Frames, sample
+from exotrack.link.material import Material
 from exotrack.link.steps import any_steps, chance_neighbours, learn_steps
 from exotrack.physics import stokes_einstein_constant, water_viscosity_mpa_s
 from exotrack.protocol import Protocol
-from exotrack.tables import Localizations, Tracks
+from exotrack.tables import Localizations, SpotFlag, Tracks
 
 FIELD = (240, 320)
 LAPTRACK = Path(__file__).parents[1] / "../shared/data/laptrack_edges"
@@ -183,6 +184,33 @@ def test_spots_in_one_place_beyond_telling_apart_are_left_alone_and_counted(n):
     assert partner[n] == 2 * n + 1
 
 
+def test_a_far_spot_changes_nothing():
+    """Cells stay as wide as the gate, however large the box around all spots."""
+    grid = np.stack(np.meshgrid(np.arange(40), np.arange(40), indexing="ij"), axis=-1).reshape(-1, 2) * 8.0
+    far = np.array([[2e4, 2e4], [-7e5, 3e3], [1e3, -9e7]])
+    sources, targets = np.concatenate([grid, far]), np.concatenate([grid + 0.1, far + 0.1])
+    partner, n_shrunk = match(*one_pair(sources, targets))
+    assert n_shrunk == 0
+    assert partner[: len(sources)].tolist() == (np.arange(len(sources)) + len(sources)).tolist()
+    close = np.zeros(len(sources), bool)
+    backends.load("cpu").crowded(
+        sources[:, 0].copy(), sources[:, 1].copy(), np.array([[0, len(sources)]]), close, reach=3.0
+    )
+    assert not close.any()
+
+
+def test_groups_do_not_depend_on_each_other_even_where_they_are_too_dense():
+    rng = np.random.default_rng(4)
+    n = 1500
+    sources, targets = rng.uniform(0, 14, (n, 2)), rng.uniform(0, 14, (n, 2))
+    alone, shrunk = match(*one_pair(sources, targets))
+    assert shrunk > 0
+    further = rng.uniform(0, 14, (n, 2)) + 100.0
+    both, _ = match(*one_pair(np.concatenate([sources, further]), np.concatenate([targets, further[::-1]])))
+    offset = np.where(alone[:n] >= 0, n, 0)  # rows of targets come behind those of all sources
+    assert both[:n].tolist() == (alone[:n] + offset).tolist()
+
+
 def test_a_group_too_dense_to_solve_is_narrowed_and_counted():
     """Eighty spots per gate squared, without relation between the frames: the search would wander through all."""
     rng = np.random.default_rng(2)
@@ -230,7 +258,8 @@ def test_neighbours_are_those_of_all_distances(seed, n, m, reach):
     cells = np.linspace(-reach, reach, 8)  # an odd number of bins: none begins at zero
     assert plane.tolist() == np.histogram2d(*delta.reshape(-1, 2).T, bins=[cells, cells])[0].astype(int).tolist()
     within = np.hypot(*(sources[None] - sources[:, None]).T) + np.where(np.eye(n), np.inf, 0.0)
-    close = engine.crowded(y[:n].copy(), x[:n].copy(), np.array([0, n]), reach=reach)
+    close = np.zeros(n, bool)
+    engine.crowded(y[:n].copy(), x[:n].copy(), np.array([[0, n]]), close, reach=reach)
     assert close.tolist() == (within.min(axis=1) < reach).tolist()
 
 
@@ -421,6 +450,27 @@ def test_cuts_at_half_the_gate_leave_nine_links_in_ten_and_almost_no_wrong_one()
     assert step == pytest.approx(squared_steps(spots.frame, spots.y, spots.x, truth).mean(), rel=0.01)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_mislink_index_of_a_mixture_is_twice_its_wrong_links(seed):
+    """Diffusion coefficients 0.4 and 4 in equal parts, x = 0.1 by their mean."""
+    spots, truth = brownian(0.1 / (4 * np.pi * 2.2) * np.prod(FIELD), 40, [0.4, 4.0], 60 + seed)
+    tracks = link(spots, acquisition_of(2.2), protocol_of(isolation=0.0, gap_frames=0))
+    assert tracks.linking.mislink_index == pytest.approx(0.1, rel=0.15)
+    assert 0.25 < score(tracks, spots, truth)[0] / tracks.linking.mislink_index < 0.6
+
+
+def test_mislink_index_counts_the_neighbours_that_spots_have():
+    """Blank frames and empty parts of the field thin out no crowd."""
+    spots, _ = brownian(0.1 / (4 * np.pi * 2.0) * np.prod(FIELD), 90, 2.0, 7)
+    reference = link(spots, acquisition_of(2.0)).linking
+    lit = spots.take(np.flatnonzero(spots.frame % 30 < 10))
+    blank = link(lit, acquisition_of(2.0)).linking
+    assert blank.mislink_index == pytest.approx(reference.mislink_index, rel=0.15)
+    sheet = spots.take(np.flatnonzero((spots.y > 80) & (spots.y < 160)))
+    # Those at the border of the sheet have half as many.
+    assert 0.75 * reference.density_px2 < link(sheet, acquisition_of(2.0)).linking.density_px2 < reference.density_px2
+
+
 # --- statistical: evidence beyond the step ------------------------------------------------------------------------
 
 
@@ -460,11 +510,13 @@ def test_brightness_tells_particles_apart_and_has_no_say_where_it_cannot():
 def test_mixture_of_steps_is_learned_before_linking():
     """Two populations of 1 and 6 px², 100 spots a frame, one spot in ten missed at random."""
     spots, truth = brownian(100, 60, [1.0, 6.0], 2, dropout=0.1)
-    frames = Frames.of(spots.frame.astype(np.int64), 60, ())
     prior = any_steps(20.0, 0.0, 100 / np.prod(FIELD))
-    around = {"reach": 25.0, "extent": FIELD, "backend": backends.load("cpu")}
-    chance = chance_neighbours(spots.y, spots.x, frames, **around)
-    steps = learn_steps(prior, chance, spots.y, spots.x, spots.y, spots.x, frames, **around)
+    settings = Protocol().link
+    acquisition = acquisition_of(1.0, n_frames=60)
+    material = Material.of(spots, np.arange(len(spots)), acquisition, settings, backends.load("cpu"), None)
+    chance, density = chance_neighbours(material, 25.0)
+    assert density == pytest.approx(len(spots) / 60 / np.prod(FIELD), rel=0.15)  # 250 independent neighbours
+    steps = learn_steps(prior, chance, material, (spots.y, spots.x), 25.0)
     true = squared_steps(spots.frame, spots.y, spots.x, truth)
     for distance in (1.0, 2.0, 4.0, 8.0):
         beyond = steps.weights @ np.exp(-(distance**2) / steps.variances())
@@ -518,32 +570,82 @@ def test_flow_changes_the_diffusion_coefficient_by_less_than_a_percent(course, s
     assert moving / at_rest == pytest.approx(1, abs=0.01)
 
 
-def test_shear_is_followed_and_leaves_the_diffusion_coefficient_alone():
-    """A flow along x that grows by 0.03 px per frame and px along y: ±3.6 px at the borders, beside steps of 2 px."""
-    rng = np.random.default_rng(4)
-    gradient = np.array([[0.0, 0.0], [0.03, 0.0]])
+def sheared(seed, gradient, *, pulse=0.0, n_frames=150, filled=1.0):
+    """Spots with steps of 2 px in a flow that changes over the field; only a part of its height may be filled."""
+    rng = np.random.default_rng(seed)
     size = np.array([FIELD[0] + 200, FIELD[1] + 600])
     margin = (size - FIELD) / 2
     place = rng.uniform(0, size, (round(60 * size.prod() / np.prod(FIELD)), 2)) - margin
     centre = (np.array(FIELD) - 1) / 2
     rows = []
-    for frame in range(150):
-        seen = np.all((place >= 0) & (place < FIELD), axis=1)
-        rows.append(np.column_stack([np.full(seen.sum(), frame), place[seen], np.flatnonzero(seen)]))
-        drift = np.array([1.0, 0.5]) + (place - centre) @ gradient.T
-        moved = place + drift + rng.normal(0, np.sqrt(2), place.shape)
-        place = (moved + margin) % size - margin
-    table = np.concatenate(rows)
-    spots = spots_at(table[:, 0], table[:, 1], table[:, 2])
-    acquisition = acquisition_of(1.0)
+    for frame in range(n_frames):
+        seen = np.all((place >= 0) & (place < np.array(FIELD) * [filled, 1.0]), axis=1)
+        rows.append(np.column_stack([np.full(seen.sum(), frame), place[seen]]))
+        drift = np.array([1.0 + pulse * np.sin(frame), 0.5]) + (place - centre) @ gradient.T
+        place = (place + drift + rng.normal(0, np.sqrt(2), place.shape) + margin) % size - margin
+    return spots_at(*np.concatenate(rows).T)
+
+
+ACROSS = np.array([[0.0, 0.0], [0.03, 0.0]])
+"""A flow along x that grows by 0.03 px per frame and px along y: ±3.6 px at the borders of the field."""
+
+
+@pytest.mark.parametrize(("filled", "pulse"), [(1.0, 0.0), (1.0, 2.0), (0.5, 0.0)])
+def test_shear_is_followed_and_leaves_the_diffusion_coefficient_alone(filled, pulse):
+    """Also where the flow pulsates, and where particles are in one half of the field only."""
+    acquisition, affine = acquisition_of(1.0), protocol_of(flow="affine")
+    tracks = link(sheared(4, ACROSS, pulse=pulse, filled=filled), acquisition, affine)
+    assert tracks.linking.flow_gradient == pytest.approx(np.broadcast_to(ACROSS, (149, 2, 2)), abs=3e-3)
+    assert np.mean(tracks.linking.flow_y_px) == pytest.approx(1.0, abs=0.1)
     diffusion = acquisition.stokes_einstein_um2_s_nm / 100
-    tracks = link(spots, acquisition, protocol_of(flow="affine"))
-    assert tracks.linking.flow_gradient == pytest.approx(np.broadcast_to(gradient, (149, 2, 2)), abs=3e-3)
-    assert np.mean(tracks.linking.flow_y_px) == pytest.approx(1.0, abs=0.05)
-    affine = displacements(tracks, acquisition, protocol_of(flow="affine")).D_um2_s
-    assert affine / diffusion == pytest.approx(1, abs=0.03)  # 2 s.e. of 9,000 steps
-    uniform = displacements(link(spots, acquisition), acquisition).D_um2_s
-    assert uniform > 1.5 * diffusion
+    assert displacements(tracks, acquisition, affine).D_um2_s / diffusion == pytest.approx(1, abs=0.04)  # 2 s.e.
+
+
+def test_shear_is_followed_in_a_field_of_unknown_size_and_place():
+    spots = sheared(4, ACROSS)
+    moved = spots_at(spots.frame, spots.y + 500.0, spots.x - 300.0)
+    affine = protocol_of(flow="affine")
+    known, unknown = acquisition_of(1.0), acquisition_of(1.0, frame_shape=None)
+    reference = displacements(link(spots, known, affine), known, affine).D_um2_s
+    assert displacements(link(moved, unknown, affine), unknown, affine).D_um2_s / reference == pytest.approx(
+        1, abs=0.01
+    )
+
+
+def test_shear_that_is_not_followed_is_said():
+    spots, acquisition = sheared(4, ACROSS), acquisition_of(1.0)
+    tracks = link(spots, acquisition)
+    assert tracks.linking.flow_gradient is None
+    assert tracks.linking.shear_px == pytest.approx(3.6, abs=0.4)
+    diffusion = acquisition.stokes_einstein_um2_s_nm / 100
+    assert displacements(tracks, acquisition).D_um2_s > 1.5 * diffusion
+
+
+@pytest.mark.parametrize("n_stuck", [4, 20])
+def test_spots_at_rest_in_flowing_liquid_change_neither_flow_nor_diffusion_coefficient(n_stuck):
+    """60 free particles, flow of nearly two steps; up to a quarter of all spots adhere to the wall."""
+    flow = np.tile([5.0, -2.0], (150, 1))
+    acquisition = acquisition_of(2.0)
+    free, _ = brownian(60, 150, 2.0, 5, flow=flow, dropout=0.02, margin=160)
+    rng = np.random.default_rng(1)
+    place = np.tile(rng.uniform(0, 1, (n_stuck, 2)) * FIELD, (150, 1)) + rng.normal(0, 0.05, (150 * n_stuck, 2))
+    seen = rng.random(len(place)) > 0.02
+    wall = spots_at(np.repeat(np.arange(150), n_stuck)[seen], *place[seen].T)
+    tracks = link(Localizations.concat([free, wall]), acquisition)
+    assert np.mean(tracks.linking.flow_y_px) == pytest.approx(5.0, abs=0.05)
+    resting = (tracks.flag & SpotFlag.RESTING) != 0
+    assert resting.sum() > 0.95 * len(wall)
+    at_wall = set(zip(wall.frame.tolist(), wall.y.tolist(), strict=True))
+    passing = sum((f, y) not in at_wall for f, y in zip(tracks.frame[resting], tracks.y[resting], strict=True))
+    assert passing < 0.001 * len(free)  # right over a place on the wall
+    alone = displacements(link(free, acquisition), acquisition).D_um2_s
+    assert displacements(tracks, acquisition).D_um2_s / alone == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_particle_of_a_flowing_suspension_is_taken_for_one_at_rest(seed):
+    spots, _ = brownian(60, 100, [0.02, 2.0], seed, flow=np.tile([1.0, 0.0], (100, 1)))
+    assert not (link(spots, acquisition_of(2.0)).flag & SpotFlag.RESTING).any()
 
 
 def test_no_shear_is_found_where_there_is_none():
@@ -605,6 +707,16 @@ def test_links_do_not_depend_on_row_order_place_axes_or_the_direction_of_time(se
 
     reverse = link(spots_at(11 - spots.frame, spots.y, spots.x), acquisition, protocol)
     assert {tuple((11 - f, y, x) for f, y, x in pair[::-1]) for pair in links_of(reverse)} == reference
+
+
+def test_rows_at_the_same_place_are_ordered_by_all_they_have():
+    spots = still(3)
+    doubled = Localizations.concat([spots, replace(spots, snr=spots.snr + 1), replace(spots, sigma=spots.sigma + 1)])
+    reference = link(doubled, acquisition_of(2.0), protocol_of(isolation=0.0))
+    shuffled = doubled.take(np.random.default_rng(0).permutation(len(doubled)))
+    for name in Tracks.columns():
+        found = getattr(link(shuffled, acquisition_of(2.0), protocol_of(isolation=0.0)), name)
+        assert found.tobytes() == getattr(reference, name).tobytes()
 
 
 @settings(max_examples=10, deadline=None)

@@ -33,8 +33,15 @@ def evidence(**changes):
 
 def linking(**changes):
     """What linking says of a healthy video."""
-    flow = {"flow_y_px": np.zeros(99), "flow_x_px": np.zeros(99)}
-    numbers = {"n_links": 10, "gate_px": 5.0, "mislink_index": 0.01, "density_px2": 1e-3, "n_shrunk": 0}
+    flow = {"flow_y_px": np.zeros(99), "flow_x_px": np.zeros(99), "flow_centre_px": (49.5, 49.5), "flow_gradient": None}
+    numbers = {
+        "n_links": 10,
+        "gate_px": 5.0,
+        "mislink_index": 0.01,
+        "density_px2": 1e-3,
+        "shear_px": 0.0,
+        "n_shrunk": 0,
+    }
     return LinkSummary(**{**flow, **numbers, **changes})
 
 
@@ -82,6 +89,7 @@ def many(flag: int) -> Particles:
         ({"mislinks": {"fraction_below_50_nm": 0.2, "fraction_above_50_nm": 0.02}}, "class_not_reported", "warning"),
         ({"linking": linking(n_shrunk=3)}, "dense_groups", "warning"),
         ({"linking": linking(flow_y_px=np.full(9, 40.0))}, "flow_large", "warning"),
+        ({"linking": linking(shear_px=2.0)}, "flow_sheared", "warning"),
         ({"particles": particles(ParticleFlag.STUCK)}, "stuck_particles", "warning"),
         ({"particles": particles(ParticleFlag.NOT_BROWNIAN)}, "not_brownian", "warning"),
         ({"anisotropy": 1.2, "particles": many(0)}, "anisotropic", "warning"),

@@ -499,8 +499,9 @@ def test_crowding_of_pooled_videos_is_that_of_their_localizations():
 def test_mislink_index_of_a_diameter_is_that_of_its_diffusion_coefficient_among_all_spots():
     """0.002 spots per px² at 0.2 µm per px are 0.05 per µm²; a 100 nm sphere in water at 25 °C has 4.907 µm²/s."""
     acquisition = Acquisition(pixel_size_um=0.2, frame_interval_s=0.02, frame_shape=(100, 200), n_frames=10)
-    flow = {"flow_y_px": np.zeros(9), "flow_x_px": np.zeros(9)}
-    linking = LinkSummary(n_links=0, gate_px=5.0, mislink_index=0.0, density_px2=0.002, **flow, n_shrunk=0)
+    flow = {"flow_y_px": np.zeros(9), "flow_x_px": np.zeros(9), "flow_centre_px": (0.0, 0.0), "flow_gradient": None}
+    numbers = {"n_links": 0, "gate_px": 5.0, "mislink_index": 0.0, "density_px2": 0.002, "shear_px": 0.0, "n_shrunk": 0}
+    linking = LinkSummary(**numbers, **flow)
     empty = Tracks.empty()
     tracks = Tracks(**{name: getattr(empty, name) for name in Tracks.columns()}, linking=linking)
     expected = np.pi * 0.05 * 4 * 4.907 * 0.02

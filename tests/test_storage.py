@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from exotrack import lock, storage
 from exotrack.errors import InputError
-from exotrack.tables import Localizations, Particles, Tracks
+from exotrack.tables import LinkSummary, Localizations, Particles, Tracks
 
 
 def localizations(n: int) -> Localizations:
@@ -248,3 +249,40 @@ def test_a_run_killed_at_once_can_be_given_again(tmp_path):
     storage.check(tmp_path / "out", {"v1"}, force=False)
     (tmp_path / "bare").mkdir()
     storage.check(tmp_path / "bare", {"v1"}, force=False)
+
+
+@pytest.mark.parametrize(("flow", "n_steps"), [("uniform", 3), ("affine", 3), ("affine", 0)])
+def test_tracks_read_back_with_what_linking_found_out(tmp_path, flow, n_steps):
+    rng = np.random.default_rng(1)
+    linking = LinkSummary(
+        n_links=5,
+        gate_px=4.5,
+        mislink_index=0.1 / 3,
+        density_px2=1e-3,
+        flow_y_px=rng.normal(size=n_steps),
+        flow_x_px=rng.normal(size=n_steps),
+        flow_centre_px=(59.5, 79.5),
+        flow_gradient=rng.normal(size=(n_steps, 2, 2)) if flow == "affine" else None,
+        shear_px=0.3,
+        n_shrunk=0,
+    )
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    for name, kind in storage.VIDEO_TABLES.items():
+        storage.write_table(folder / f"{name}.parquet", kind.empty(), {})
+    storage.write_json(folder / "video.json", {"linking": {**dataclasses.asdict(linking), "flow_y_px_mean": 0.0}})
+    back = storage.read_tracks(folder).linking
+    for name, value in vars(linking).items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+        assert np.shape(getattr(back, name)) == np.shape(value)
+
+
+def test_tracks_of_an_older_version_are_refused_with_a_remedy(tmp_path):
+    for name, kind in storage.VIDEO_TABLES.items():
+        storage.write_table(tmp_path / f"{name}.parquet", kind.empty(), {})
+    storage.write_json(tmp_path / "video.json", {"linking": {"n_links": 0}})
+    with pytest.raises(InputError, match=r"video\.json: \w+ is missing.*run the study again with --force"):
+        storage.read_tracks(tmp_path)
+    storage.write_json(tmp_path / "video.json", {})
+    with pytest.raises(InputError, match="linking is missing"):
+        storage.read_tracks(tmp_path)

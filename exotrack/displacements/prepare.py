@@ -13,7 +13,9 @@ from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelat
 from exotrack.displacements.shear import Shear, shear_of
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
-from exotrack.tables import F64, I32, I64, Tracks
+from exotrack.tables import F64, I32, I64, SpotFlag, Tracks
+
+Mask = npt.NDArray[np.bool_]
 
 _STUCK_MIN_STEPS = 30  # at 10, 3 % of free particles without localization error pass for stuck, and D rises by 2 %
 _STUCK_RATIO = 0.8
@@ -118,7 +120,8 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     -----
     A particle that adheres keeps its position up to independent errors, so that half its mean squared displacement
     equals the variance of its position (von Neumann's ratio 1); a Brownian path of N steps has about 3/N. A track of
-    thirty or more displacements with a ratio above 0.8 is stuck. The test uses raw positions and no assumed error.
+    thirty or more displacements with a ratio above 0.8 is stuck, alone or with all pieces of its identity. The test
+    uses raw positions and no assumed error. So is a track that linking found at rest while the liquid flows.
     """
     settings = protocol or Protocol()
     turn = np.diff(tracks.particle)
@@ -129,9 +132,13 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     n_frames = max(acquisition.n_frames or 0, int(frame.max(initial=-1)) + 1)
     y = tracks.y[rows] * acquisition.pixel_size_um
     x = tracks.x[rows] * acquisition.pixel_size_um
-    shear = shear_of(tracks.linking, acquisition, n_frames)
+    sheared = settings.link.flow == "affine"
+    shear = shear_of(tracks.linking, acquisition.pixel_size_um, n_frames) if sheared else None
     step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets, shear)
-    stuck = _stuck(y, x, step_y**2 + step_x**2, offsets)
+    raw = _differences(y, x, frame, offsets, None)
+    identity = tracks.identity[rows][offsets[:-1]]
+    resting = (tracks.flag[rows] & SpotFlag.RESTING) != 0
+    stuck = _stuck(y, x, raw[0] ** 2 + raw[1] ** 2, offsets, identity, resting)
 
     single = (gap == 1) & ~stuck[of_step]
     weight = _track_weights(step_y, step_x, of_step, single, len(stuck))
@@ -146,7 +153,6 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     stride = uncorrelated_stride(steps, weight, flow)
 
     first = offsets[:-1]
-    identity = tracks.identity[rows][first]
     span, margin = _identity_starts(identity, frame, y, x, offsets, acquisition)
     particle, mass = tracks.particle[rows][first], _track_means(tracks.mass[rows].astype(np.float64), offsets)
     known_blur, lost, whole = (
@@ -238,13 +244,28 @@ def _rows_of_tracks(tracks: Tracks) -> tuple[I64, I64]:
     return rows, np.concatenate([[0], np.cumsum(length[length >= 2])]).astype(np.int64)
 
 
-def _stuck(y: F64, x: F64, square: F64, offsets: I64) -> npt.NDArray[np.bool_]:
+def _stuck(y: F64, x: F64, square: F64, offsets: I64, identity: I64, resting: Mask) -> Mask:
+    """Which tracks do not move: by the spread of their places, alone or with the other pieces, or found at rest."""
     n = np.diff(offsets)
-    variance = _track_means((y - np.repeat(_track_means(y, offsets), n)) ** 2, offsets)
-    variance += _track_means((x - np.repeat(_track_means(x, offsets), n)) ** 2, offsets)
-    half_step = 0.5 * np.bincount(np.repeat(np.arange(len(n)), n - 1), square, len(n)) / (n - 1)
-    stuck: npt.NDArray[np.bool_] = (n > _STUCK_MIN_STEPS) & (half_step > _STUCK_RATIO * variance)
-    return stuck
+    of_row, of_step = np.repeat(np.arange(len(n)), n), np.repeat(np.arange(len(n)), n - 1)
+    _, unit = np.unique(identity, return_inverse=True)
+    whole = _spread_ratio(y, x, square, unit[of_row], unit[of_step])[unit]
+    alone = _spread_ratio(y, x, square, of_row, of_step)
+    at_rest = np.bincount(of_row, resting, len(n)) > 0.5 * n
+    return np.asarray((alone > _STUCK_RATIO) | (whole > _STUCK_RATIO) | at_rest)
+
+
+def _spread_ratio(y: F64, x: F64, square: F64, of_row: I64, of_step: I64) -> F64:
+    """Half the mean squared displacement over the variance of the places of each group; 0 for groups of few."""
+    size = int(of_row.max(initial=-1)) + 1
+    n, steps = np.bincount(of_row, minlength=size), np.bincount(of_step, minlength=size)
+    variance = np.zeros(size)
+    for axis in (y, x):
+        mean = np.bincount(of_row, axis, size) / np.maximum(n, 1)
+        variance += np.bincount(of_row, (axis - mean[of_row]) ** 2, size) / np.maximum(n, 1)
+    half_step = 0.5 * np.bincount(of_step, square, size) / np.maximum(steps, 1)
+    ratio: F64 = np.where(n > _STUCK_MIN_STEPS, half_step / np.maximum(variance, 1e-300), 0.0)
+    return ratio
 
 
 def _track_means(value: F64, offsets: I64) -> F64:

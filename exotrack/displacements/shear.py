@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exotrack.acquisition import Acquisition
 from exotrack.tables import F64, I64, LinkSummary
 
 
@@ -26,7 +25,7 @@ class Shear:
         return moved[:, 0], moved[:, 1]
 
 
-def shear_of(linking: LinkSummary | None, acquisition: Acquisition, n_frames: int) -> Shear | None:
+def shear_of(linking: LinkSummary | None, pixel_size_um: float, n_frames: int) -> Shear | None:
     """The shear of a video, or None where linking took the flow as uniform, or is not known."""
     if linking is None or linking.flow_gradient is None:
         return None
@@ -34,6 +33,5 @@ def shear_of(linking: LinkSummary | None, acquisition: Acquisition, n_frames: in
     steps = min(len(linking.flow_gradient), len(path) - 1)
     path[1 : steps + 1] = np.cumsum(linking.flow_gradient[:steps], axis=0)
     path[steps + 1 :] = path[steps]
-    height, width = acquisition.frame_shape or (1, 1)
-    pixel = acquisition.pixel_size_um
-    return Shear(path, (0.5 * (height - 1) * pixel, 0.5 * (width - 1) * pixel))
+    y, x = linking.flow_centre_px
+    return Shear(path, (y * pixel_size_um, x * pixel_size_um))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from exotrack.link.frames import Frames, sample
+from exotrack.link.material import Material
 from exotrack.tables import F64, I64
 
 REACH = 3.0
@@ -43,9 +44,8 @@ class Flow:
     """Centre of the field, px."""
 
     @classmethod
-    def none(cls, n_steps: int, extent: tuple[float, float]) -> Flow:
-        """Liquid at rest in a field of some height and width, px."""
-        centre = (0.5 * (extent[0] - 1.0), 0.5 * (extent[1] - 1.0))
+    def none(cls, n_steps: int, centre: tuple[float, float]) -> Flow:
+        """Liquid at rest in a field with some centre, px."""
         return cls(np.zeros((n_steps, 2)), np.zeros((n_steps, 2, 2)), centre)
 
     def carry(self, y: F64, x: F64, frame: I64, lag: int = 1) -> tuple[F64, F64]:
@@ -64,7 +64,7 @@ class Flow:
         return y, x
 
 
-def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, float], backend: Any) -> F64:
+def vote(y: F64, x: F64, frames: Frames, gate: float, material: Material) -> F64:
     """Flow before anything is linked: the most frequent displacement between spots of consecutive frames.
 
     In windows of a few frames, all displacements are counted in two dimensions. Particles that move together
@@ -80,10 +80,8 @@ def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, fl
         Rows of each frame.
     gate : float
         Largest Brownian displacement, px.
-    extent : (float, float)
-        Height and width of the field, px; a flow of half of it cannot be found.
-    backend : module
-        Where displacements are counted.
+    material : Material
+        Where displacements are counted, and how large the field is; a flow of half of it cannot be found.
 
     Returns
     -------
@@ -94,6 +92,7 @@ def vote(y: F64, x: F64, frames: Frames, *, gate: float, extent: tuple[float, fl
     first, pairs = frames.pairs(1)
     if len(first) == 0:
         return flow
+    backend, extent = material.engine, material.extent
     reach = min(REACH * gate, 0.5 * min(extent))
     length = int(np.clip(np.ceil(SPOTS / np.median(pairs[:, 1] - pairs[:, 0])), *FRAMES))
     section = frames.sections[first]
@@ -169,6 +168,17 @@ def refine(matrix: F64, vector: F64, sections: I64, *, shortest: int = 1) -> F64
     if best is None:
         return np.zeros(vector.shape[1:])
     return _windowed(matrix.sum(axis=0), vector.sum(axis=0), sections, best)
+
+
+def without_constant(matrix: F64, vector: F64) -> tuple[F64, F64]:
+    """Normal equations of all terms but the first, whatever the first is in each frame.
+
+    The mean of each frame takes one displacement from each half of its links; in return the flow may pulsate, and
+    spots may lie anywhere in the field.
+    """
+    own = matrix[:, :, :1, :1]
+    share = matrix[:, :, 1:, :1] / np.where(own > 0.0, own, 1.0)
+    return matrix[:, :, 1:, 1:] - share @ matrix[:, :, :1, 1:], vector[:, :, 1:] - share @ vector[:, :, :1]
 
 
 def _windowed(matrix: F64, vector: F64, sections: I64, half_window: int) -> F64:

@@ -10,11 +10,11 @@ doi:10.1529/biophysj.106.092577.)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from exotrack.link.frames import Frames, sample
+from exotrack.link.frames import sample
+from exotrack.link.material import Material
 from exotrack.tables import F64, I64
 
 N_COMPONENTS = 25
@@ -52,7 +52,7 @@ class Steps:
     survival: float
     """Share of spots with a partner in the next frame."""
     density: float
-    """Spots per px² and frame."""
+    """Spots per px² around a spot, in its frame."""
 
     def variances(self, intervals: int = 1) -> F64:
         """Mean squared displacement v of each component over a number of frame intervals, px²."""
@@ -95,10 +95,9 @@ class Steps:
         return float(-np.log(max(odds, np.finfo(float).tiny)))
 
     @property
-    def typical(self) -> float:
-        """Mean squared displacement v, px², of the component in the middle: half of the steps have a larger one."""
-        below = np.cumsum(self.weights) - 0.5 * self.weights
-        return float(np.exp(np.interp(0.5, below, np.log(self.variances()))))
+    def mean_square(self) -> float:
+        """Mean squared displacement over one interval, px²."""
+        return float(self.weights @ self.variances())
 
 
 def any_steps(largest_px2: float, blur: float, density: float) -> Steps:
@@ -107,27 +106,23 @@ def any_steps(largest_px2: float, blur: float, density: float) -> Steps:
     return Steps(diffusion, np.full(N_COMPONENTS, 1.0 / N_COMPONENTS), blur, 0.95, density)
 
 
-def chance_neighbours(
-    y: F64, x: F64, frames: Frames, *, reach: float, extent: tuple[float, float], backend: Any
-) -> F64:
-    """Probability that a spot lies in each bin of distance from one of another frame that is no image of it.
+def chance_neighbours(material: Material, reach: float) -> tuple[F64, float]:
+    """Where a spot lies that is no image of the one looked from, and how densely spots lie around each other.
 
     Parameters
     ----------
-    y, x : float64 (n,)
-        Positions, px, ordered by frame.
-    frames : Frames
-        Rows of each frame.
+    material : Material
+        The spots.
     reach : float
         Largest distance to look at, px.
-    extent : (float, float)
-        Height and width of the field, px.
-    backend : module
-        Where distances are counted.
 
     Returns
     -------
-    float64 (BINS,)
+    chance : float64 (BINS,)
+        Probability of each bin of distance for a spot of another frame.
+    density : float
+        Spots per px² within reach of a spot, the mean over all spots: that of the frames and of the part of the field
+        where there are any.
 
     Notes
     -----
@@ -135,28 +130,21 @@ def chance_neighbours(
     spots must keep to be told apart; a uniform density would mistake each of these for steps. Where few are counted
     they are taken as uniform.
     """
-    itself = frames.pairs(0)[1]
+    itself = material.frames.pairs(0)[1]
     itself = itself[sample(itself, MOST_SPOTS)]
-    n_pairs = int(np.sum(_rows(itself)[:, 0] * (_rows(itself)[:, 1] - 1)))
-    same = backend.distance_histogram(y, x, y, x, itself, reach=reach, bins=BINS)
-    uniform = _uniform_neighbours(_edges(reach), extent)
+    spots = _rows(itself)[:, 0]
+    n_pairs = int(np.sum(spots * (spots - 1)))
+    same = _count(material, material.y, material.x, itself, reach)
+    height, width = material.extent
+    uniform = _uniform_neighbours(_edges(reach), material.extent)
     expected = uniform * (same.sum() / uniform.sum())
-    return np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT)) / max(n_pairs, 1)
+    chance = np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT)) / max(n_pairs, 1)
+    of_frames = float(np.sum(spots**2) / max(spots.sum(), 1)) / (height * width)
+    by_chance = n_pairs * uniform.sum() / (height * width) ** 2
+    return chance, of_frames * float((same.sum() + CHANCE_COUNT) / (by_chance + CHANCE_COUNT))
 
 
-def learn_steps(
-    prior: Steps,
-    chance: F64,
-    y: F64,
-    x: F64,
-    at_y: F64,
-    at_x: F64,
-    frames: Frames,
-    *,
-    reach: float,
-    extent: tuple[float, float],
-    backend: Any,
-) -> Steps:
+def learn_steps(prior: Steps, chance: F64, material: Material, at: tuple[F64, F64], reach: float) -> Steps:
     """Steps in this video, from the distances between all spots of consecutive frames.
 
     Parameters
@@ -165,37 +153,44 @@ def learn_steps(
         What is known beforehand; it weighs as much as one step.
     chance : float64 (BINS,)
         From `chance_neighbours`, with the same `reach`.
-    y, x : float64 (n,)
-        Positions, px, ordered by frame.
-    at_y, at_x : float64 (n,)
-        Where the flow takes each by the next frame, px.
-    frames, reach, extent, backend
-        As for `chance_neighbours`.
+    material : Material
+        The spots.
+    at : (float64, float64)
+        Where each row is expected in the next frame, px.
+    reach : float
+        Largest distance to look at, px: the gate of the fastest particle.
 
     Returns
     -------
     Steps
         `prior` where there are no two consecutive frames with spots.
     """
-    pairs = frames.pairs(1)[1]
+    pairs = material.frames.pairs(1)[1]
     if len(pairs) == 0:
         return prior
     pairs = pairs[sample(pairs, MOST_SPOTS)]
     n_spots = 0.5 * _rows(pairs).sum()  # sources and targets alike, so that time has no direction
     n_pairs = int(np.sum(_rows(pairs)[:, 0] * _rows(pairs)[:, 1]))
-    counts = backend.distance_histogram(y, x, at_y, at_x, pairs, reach=reach, bins=BINS)
+    counts = _count(material, *at, pairs, reach)
     # Spots too close to be told apart take turns in dense video: one vanishes, its neighbour appears. Frames by
     # themselves do not show such pairs, and without a place of their own they would pass for fast particles.
     edges = _edges(reach)
-    uniform = _uniform_neighbours(edges, extent)
+    uniform = _uniform_neighbours(edges, material.extent)
     shares = np.vstack([_step_shares(edges, prior.variances()), uniform / uniform.sum()])
-    amounts = backend.unmix(counts, chance, n_pairs, shares, n_spots, iterations=ITERATIONS)[:-1]
+    amounts = material.engine.unmix(counts, chance, n_pairs, shares, n_spots, iterations=ITERATIONS)[:-1]
     partners = float(amounts.sum())
     return replace(
         prior,
         weights=(amounts + prior.weights) / (partners + 1.0),
         survival=float(np.clip(partners / n_spots, *SURVIVAL)),
     )
+
+
+def _count(material: Material, at_y: F64, at_x: F64, pairs: I64, reach: float) -> I64:
+    """Distances between the spots of pairs of frames, and where the sources are expected, in bins."""
+    y, x, engine = material.y, material.x, material.engine
+    parts = material.each(lambda part: engine.distance_histogram(y, x, at_y, at_x, part, reach=reach, bins=BINS), pairs)
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def _edges(reach: float) -> F64:

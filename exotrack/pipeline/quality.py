@@ -16,6 +16,8 @@ MISLINK_ADVISED = 0.03
 TRACKS_ADVISED, TRACKS_FEW = 1000, 100
 SHARE_HIGH = 0.05
 FLOW_STEPS = 2.0
+SHEAR_STEPS = 0.15
+"""Displacement at the border of the field relative to its centre, in Brownian steps, that adds 1 % to D."""
 ANISOTROPY = 0.05
 FRAMES_FEW = 100
 SPOTS_USUAL = 5
@@ -162,6 +164,12 @@ def _motion(evidence: Evidence) -> Iterator[Flag]:
             "flow_large",
             f"The liquid flows by {flow_px:.1f} px per frame, {flow_px / step_px:.1f} times the Brownian step. It was "
             "subtracted; a slower pump gives longer tracks.",
+        )
+    if linking.flow_gradient is None and linking.shear_px > SHEAR_STEPS * step_px:
+        yield _warning(
+            "flow_sheared",
+            f"The liquid moves by {linking.shear_px:.1f} px per frame faster at the border of the field than at its "
+            'centre, which passes for diffusion. Set flow = "affine" in the section [link] of the protocol.',
         )
     # The variance of ln(Dy/Dx) over N displacements is about 12/N.
     chance = 3.0 * np.sqrt(12.0 / max(int(evidence.particles.n_steps.sum()), 1))

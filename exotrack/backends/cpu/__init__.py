@@ -4,6 +4,7 @@ from exotrack.backends.cpu.background import still_background as still_backgroun
 from exotrack.backends.cpu.chains import number_tracks as number_tracks
 from exotrack.backends.cpu.deconvolve import deconvolve as deconvolve
 from exotrack.backends.cpu.detect import detect as detect
+from exotrack.backends.cpu.evidence import histories as histories
 from exotrack.backends.cpu.evidence import rematch as rematch
 from exotrack.backends.cpu.filter import matched_filter as matched_filter
 from exotrack.backends.cpu.follow import continuations as continuations
@@ -21,6 +22,7 @@ from exotrack.backends.cpu.noise import quieten as quieten
 from exotrack.backends.cpu.noise import residuals as residuals
 from exotrack.backends.cpu.noise import tile_noise as tile_noise
 from exotrack.backends.cpu.noise import without_spots as without_spots
+from exotrack.backends.cpu.recurrence import recurrences as recurrences
 from exotrack.backends.cpu.refine import refine as refine
 from exotrack.backends.cpu.rings import radial_symmetry as radial_symmetry
 from exotrack.backends.cpu.scan import densest_box as densest_box

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import floor, sqrt
+from math import floor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,16 @@ from numba import njit
 
 from exotrack.tables import F64, I64
 
+MOST_SPANS = 6
+"""Runs of rows that the cells around a place are made of: three lines, each in two parts where the grid wraps."""
+
 
 class Grid(NamedTuple):
-    """A grid whose first cell begins at the lowest y and x of the rows it was laid over."""
+    """A grid whose first cell begins at the lowest y and x of the rows it was laid over.
+
+    A box that would have many more cells than there are rows is wrapped: lines and columns count modulo `n_y` and
+    `n_x`, so that far places share a cell. Distances tell their rows apart.
+    """
 
     y0: float
     x0: float
@@ -21,6 +28,8 @@ class Grid(NamedTuple):
     """Cells per px."""
     n_y: int
     n_x: int
+    wraps_y: bool
+    wraps_x: bool
 
 
 class Cells(NamedTuple):
@@ -38,14 +47,18 @@ class Cells(NamedTuple):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _lay_grid(y: F64, x: F64, start: int, stop: int, reach: float) -> Grid:
-    n = stop - start
     y0, x0 = y[start:stop].min(), x[start:stop].min()
-    height, width = y[start:stop].max() - y0, x[start:stop].max() - x0
-    # The last three terms bound the number of cells by a few times the number of rows. Two spots exactly `reach`
-    # apart must lie in neighbouring cells whatever the rounding.
-    side = 1.000001 * max(reach, sqrt(height * width / n), height / n, width / n)
-    per_px = 1.0 / side if side > 0.0 else 1.0
-    return Grid(y0, x0, per_px, int(height * per_px) + 1, int(width * per_px) + 1)
+    # Two spots exactly `reach` apart must lie in neighbouring cells whatever the rounding.
+    per_px = 1.0 / (1.000001 * reach)
+    lines = floor((y[start:stop].max() - y0) * per_px) + 1.0
+    columns = floor((x[start:stop].max() - x0) * per_px) + 1.0
+    most = 4.0 * (stop - start) + 64.0
+    n_y, n_x = lines, columns
+    if lines * columns > most:
+        side = floor(most**0.5)
+        n_y = min(lines, max(side, floor(most / columns)))
+        n_x = min(columns, max(side, floor(most / lines)))
+    return Grid(y0, x0, per_px, int(n_y), int(n_x), n_y < lines, n_x < columns)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -54,15 +67,19 @@ def _count(y: F64, x: F64, start: int, stop: int, grid: Grid) -> tuple[I64, I64]
     cell = np.empty(stop - start, np.int64)
     counts = np.zeros(grid.n_y * grid.n_x + 1, np.int64)
     for k in range(stop - start):
-        line = int((y[start + k] - grid.y0) * grid.per_px)
-        cell[k] = line * grid.n_x + int((x[start + k] - grid.x0) * grid.per_px)
+        line, column = int((y[start + k] - grid.y0) * grid.per_px), int((x[start + k] - grid.x0) * grid.per_px)
+        if grid.wraps_y:
+            line %= grid.n_y
+        if grid.wraps_x:
+            column %= grid.n_x
+        cell[k] = line * grid.n_x + column
         counts[cell[k] + 1] += 1
     return cell, counts
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sort_into_cells(y: F64, x: F64, start: int, stop: int, reach: float, most: int) -> Cells:
-    """Cells at least `reach` wide over the rows from `start` to `stop`, which are one or more.
+    """Cells as wide as `reach` over the rows from `start` to `stop`, which are one or more.
 
     Rows of cells that hold more than `most` are left out: so many spots in one place cannot be told apart, and they
     would cost the square of their number.
@@ -99,18 +116,31 @@ def swamped(y: F64, x: F64, start: int, stop: int, reach: float, most: int) -> t
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def lines_around(grid: Grid, at_y: float) -> tuple[int, int]:
-    """First and one-past-last line of the (up to three) lines of cells around a place."""
-    line = floor((at_y - grid.y0) * grid.per_px)
-    return max(line - 1, 0), min(line + 2, grid.n_y)
+def find_spans(cells: Cells, at_y: float, at_x: float, spans: I64) -> int:
+    """Write the runs of places, in cell order, of the 3 × 3 cells around a place, and return their number.
 
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def span(cells: Cells, line: int, at_x: float) -> tuple[int, int]:
-    """First and one-past-last place, in cell order, of the (up to three) cells of a line around a place."""
+    `spans`, int64 (MOST_SPANS, 2), receives first and one-past-last place of each run. Together they hold every row
+    within the `reach` of the cells once; the caller tests the distance.
+    """
     grid = cells.grid
-    column = floor((at_x - grid.x0) * grid.per_px)
-    first, last = max(column - 1, 0), min(column + 2, grid.n_x)
-    if first >= last:
-        return 0, 0
-    return cells.heads[line * grid.n_x + first], cells.heads[line * grid.n_x + last]
+    line, column = floor((at_y - grid.y0) * grid.per_px), floor((at_x - grid.x0) * grid.per_px)
+    n = 0
+    for above in range(line - 1, line + 2):
+        if grid.wraps_y:
+            base = (above % grid.n_y) * grid.n_x
+        elif 0 <= above < grid.n_y:
+            base = above * grid.n_x
+        else:
+            continue
+        first, last = column - 1, column + 2
+        if grid.wraps_x:
+            first %= grid.n_x
+            last = first + 3
+            if last > grid.n_x:
+                spans[n, 0], spans[n, 1] = cells.heads[base], cells.heads[base + last - grid.n_x]
+                n += 1
+        first, last = max(first, 0), min(last, grid.n_x)
+        if first < last:
+            spans[n, 0], spans[n, 1] = cells.heads[base + first], cells.heads[base + last]
+            n += 1
+    return n

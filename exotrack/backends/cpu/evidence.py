@@ -39,19 +39,47 @@ class _Evidence(NamedTuple):
     """Log-likelihood that one integer unit of cost stands for."""
 
 
+def histories(y: F64, x: F64, at_y: F64, at_x: F64, successor: I64, weights: F64, variances: F64) -> tuple[F64, F64]:
+    """Steps before and behind each spot in the track that it belongs to.
+
+    Parameters
+    ----------
+    y, x : float64 (n,)
+        Positions, px.
+    at_y, at_x : float64 (n,)
+        Where each row is expected in the next frame, px.
+    successor : int64 (n,)
+        Links found so far, each to a later row; -1 where there is none.
+    weights, variances : float64 (n_components,)
+        Share and mean squared step, px², of each component of steps.
+
+    Returns
+    -------
+    past, future : float64 (n, 3)
+        Number of steps, sum of their squares (px²), both with weights that fade away from the spot, and the logarithm
+        of their likelihood.
+    """
+    past, future = _histories(y, x, at_y, at_x, successor)
+    log_weights, logs = np.log(weights), np.log(variances)
+    _weigh(past, log_weights, variances, logs)
+    _weigh(future, log_weights, variances, logs)
+    return past, future
+
+
 def rematch(
     y: F64,
     x: F64,
     at_y: F64,
     at_x: F64,
     pairs: I64,
-    successor: I64,
     partner: I64,
+    past: F64,
+    future: F64,
+    brightness: F64,
     *,
     gate: float,
     weights: F64,
     variances: F64,
-    brightness: F64,
     correlation: float,
     cost_unmatched: int,
     unit: float,
@@ -68,12 +96,12 @@ def rematch(
     ----------
     y, x, at_y, at_x, pairs, partner, gate, cost_unmatched
         As for `match`.
-    successor : int64 (n,)
-        Links found before.
-    weights, variances : float64 (n_components,)
-        Share and mean squared step, px², of each component.
+    past, future : float64 (n, 3)
+        From `histories`, with the same components.
     brightness : float64 (n,)
         Standardized brightness, NaN where it is unknown.
+    weights, variances : float64 (n_components,)
+        Share and mean squared step, px², of each component.
     correlation : float
         Correlation of the brightness of the two ends of a link, in [0, 1); at 0 brightness has no say.
     unit : float
@@ -84,11 +112,8 @@ def rematch(
     int
         As `match`.
     """
-    past, future = _histories(y, x, at_y, at_x, successor)
-    log_weights, logs = np.log(weights), np.log(variances)
-    _weigh(past, log_weights, variances, logs)
-    _weigh(future, log_weights, variances, logs)
-    evidence = _Evidence(past, future, brightness, correlation, log_weights, variances, logs, unit)
+    components = np.log(weights), variances, np.log(variances)
+    evidence = _Evidence(past, future, brightness, correlation, *components, unit)
     return int(_match_again(y, x, at_y, at_x, pairs, gate, evidence, cost_unmatched, partner))
 
 

@@ -7,13 +7,13 @@ import numpy.typing as npt
 from numba import njit
 
 from exotrack.backends.cpu.assignment import assign
-from exotrack.backends.cpu.cells import lines_around, sort_into_cells, span, swamped
+from exotrack.backends.cpu.cells import MOST_SPANS, find_spans, sort_into_cells, swamped
 from exotrack.tables import F64, I64
 
 MOST_IN_CELL = 100
 """Spots in a square as wide as the gate beyond which none of them is linked: there is no telling them apart."""
-WORK_PER_SPOT, FREE_WORK = 1000, 1_000_000
-"""Candidate links looked at per source and per pair of frames beyond which groups of spots count as too dense."""
+WORK_PER_SPOT = 1000
+"""Candidate links looked at per source beyond which a group of spots counts as too dense."""
 NARROWING = 0.8
 """Factor by which the gate of such a group is narrowed, until it falls apart."""
 
@@ -108,16 +108,15 @@ def candidate_links(
     ends = np.empty(2 * (stop - start), np.int64)
     cost = np.empty(len(ends), np.int64)
     distance = np.empty(len(ends), np.float64)
+    spans = np.empty((MOST_SPANS, 2), np.int64)
     scale = (len(costs) - 1) / gate
     n = 0
     for i in range(start, stop):
         heads[i - start + 1] = n
         if left_out[i - start]:
             continue
-        first, last = lines_around(cells.grid, at_y[i])
-        for line in range(first, last):
-            first_place, last_place = span(cells, line, at_x[i])
-            for k in range(first_place, last_place):
+        for run in range(find_spans(cells, at_y[i], at_x[i], spans)):
+            for k in range(spans[run, 0], spans[run, 1]):
                 square = (cells.y[k] - at_y[i]) ** 2 + (cells.x[k] - at_x[i]) ** 2
                 if square > gate * gate:
                     continue
@@ -140,14 +139,21 @@ def candidate_links(
 def solve(
     n_targets: int, heads: I64, ends: I64, cost: I64, distance: F64, gate: float, cost_unmatched: int
 ) -> tuple[int, I64]:
-    """How often groups of links were narrowed before their optimum was found in time, and the target of each source."""
-    most_work = FREE_WORK + WORK_PER_SPOT * (len(heads) - 1)
+    """How often groups of links were narrowed before their optimum was found in time, and the target of each source.
+
+    Each group has the work of its own sources, so that it does not matter what else is in the frame. Where all groups
+    together exceed theirs, so does one of them.
+    """
+    most_work = WORK_PER_SPOT * (len(heads) - 1)
     n_narrowed = 0
     while True:
         chosen, work = assign(n_targets, heads, ends, cost, cost_unmatched, most_work)
-        if work.sum() <= most_work:
+        if work.max() <= WORK_PER_SPOT:
             return n_narrowed, chosen
-        n_narrowed += _narrow_groups(n_targets, heads, ends, distance, work, gate)
+        narrowed = _narrow_groups(n_targets, heads, ends, distance, work, gate)
+        if narrowed == 0:
+            return n_narrowed, chosen
+        n_narrowed += narrowed
         heads, ends, cost, distance = remaining(heads, ends, cost, distance)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from exotrack.backends.cpu.cells import Cells, lines_around, sort_into_cells, span
+from exotrack.backends.cpu.cells import MOST_SPANS, Cells, find_spans, sort_into_cells
 from exotrack.tables import F64, I64
 
 MOST_IN_CELL = 1000
@@ -62,39 +62,34 @@ def distance_histogram(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, *, reac
     return counts
 
 
-def crowded(y: F64, x: F64, offsets: I64, *, reach: float) -> npt.NDArray[np.bool_]:
+def crowded(y: F64, x: F64, frames: I64, close: npt.NDArray[np.bool_], *, reach: float) -> None:
     """Tell which spots have another spot of their own frame nearer than `reach`.
 
     Parameters
     ----------
     y, x : float64 (n,)
         Positions, px, grouped by frame.
-    offsets : int64 (n_frames + 1,)
-        Rows where each frame begins.
+    frames : int64 (n_frames, 2)
+        First and one-past-last row of each frame; frames may be handled in any order, in parts, and at the same time.
+    close : bool (n,)
+        Written for the rows of these frames; true also where more than `MOST_IN_CELL` spots lie in the nine squares of
+        that width around a spot.
     reach : float
         Distance, px.
-
-    Returns
-    -------
-    bool (n,)
-        True also where more than `MOST_IN_CELL` spots lie in the nine squares of that width around a spot.
     """
-    close = np.zeros(len(y), np.bool_)
-    _mark_crowded(y, x, offsets, reach, close)
-    return close
+    _mark_crowded(y, x, frames, reach, close)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_displacements(y: F64, x: F64, pairs: I64, most: int, reach: float, counts: I64) -> None:
     bins = counts.shape[0]
     scale = bins / (2.0 * reach)
+    spans = np.empty((MOST_SPANS, 2), np.int64)
     for p in range(len(pairs)):
         cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach, MOST_IN_CELL)
         for i in range(pairs[p, 0], pairs[p, 1], max((pairs[p, 1] - pairs[p, 0]) // most, 1)):
-            first, last = lines_around(cells.grid, y[i])
-            for line in range(first, last):
-                start, stop = span(cells, line, x[i])
-                for k in range(start, stop):
+            for run in range(find_spans(cells, y[i], x[i], spans)):
+                for k in range(spans[run, 0], spans[run, 1]):
                     row = (cells.y[k] - y[i] + reach) * scale
                     column = (cells.x[k] - x[i] + reach) * scale
                     if 0.0 <= row < bins and 0.0 <= column < bins:
@@ -104,42 +99,40 @@ def _count_displacements(y: F64, x: F64, pairs: I64, most: int, reach: float, co
 @njit(nogil=True, cache=True, error_model="numpy")
 def _count_distances(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, reach: float, counts: I64) -> None:
     bins = len(counts)
+    spans = np.empty((MOST_SPANS, 2), np.int64)
     for p in range(len(pairs)):
         cells = sort_into_cells(y, x, pairs[p, 2], pairs[p, 3], reach, MOST_IN_CELL)
         for i in range(pairs[p, 0], pairs[p, 1]):
-            first, last = lines_around(cells.grid, at_y[i])
-            for line in range(first, last):
-                start, stop = span(cells, line, at_x[i])
-                for k in range(start, stop):
+            for run in range(find_spans(cells, at_y[i], at_x[i], spans)):
+                for k in range(spans[run, 0], spans[run, 1]):
                     square = (cells.y[k] - at_y[i]) ** 2 + (cells.x[k] - at_x[i]) ** 2
                     if square < reach * reach and cells.rows[k] != i:
                         counts[min(int(np.sqrt(np.sqrt(square) / reach) * bins), bins - 1)] += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mark_crowded(y: F64, x: F64, offsets: I64, reach: float, close: npt.NDArray[np.bool_]) -> None:
-    for frame in range(len(offsets) - 1):
-        start, stop = offsets[frame], offsets[frame + 1]
+def _mark_crowded(y: F64, x: F64, frames: I64, reach: float, close: npt.NDArray[np.bool_]) -> None:
+    spans = np.empty((MOST_SPANS, 2), np.int64)
+    for frame in range(len(frames)):
+        start, stop = frames[frame, 0], frames[frame, 1]
         if stop - start < 2:
             continue
         cells = sort_into_cells(y, x, start, stop, reach, stop - start)
         for i in range(start, stop):
-            close[i] = _has_neighbour(cells, y[i], x[i], i, reach)
+            close[i] = _has_neighbour(cells, y[i], x[i], i, reach, spans)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _has_neighbour(cells: Cells, at_y: float, at_x: float, itself: int, reach: float) -> bool:
+def _has_neighbour(cells: Cells, at_y: float, at_x: float, itself: int, reach: float, spans: I64) -> bool:
     """Whether a row lies nearer than `reach`; nine cells with more than `MOST_IN_CELL` rows count without a look."""
-    first, last = lines_around(cells.grid, at_y)
+    runs = find_spans(cells, at_y, at_x, spans)
     n = 0
-    for line in range(first, last):
-        start, stop = span(cells, line, at_x)
-        n += stop - start
+    for run in range(runs):
+        n += spans[run, 1] - spans[run, 0]
     if n > MOST_IN_CELL:
         return True
-    for line in range(first, last):
-        start, stop = span(cells, line, at_x)
-        for k in range(start, stop):
+    for run in range(runs):
+        for k in range(spans[run, 0], spans[run, 1]):
             square = (cells.y[k] - at_y) ** 2 + (cells.x[k] - at_x) ** 2
             if square < reach * reach and cells.rows[k] != itself:
                 return True
