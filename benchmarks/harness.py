@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("exotrack", "numpy", "numba", "scipy", "trackpy", "scikit-image", "picassosr")
+PACKAGES = ("exotrack", "numpy", "numba", "scipy", "trackpy", "laptrack", "scikit-image", "picassosr")
 
 
 def environment() -> dict[str, Any]:
