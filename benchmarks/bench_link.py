@@ -153,19 +153,20 @@ def by_laptrack(spots: pd.DataFrame, side: int, gate: float, memory: int) -> dic
     return timed(call, spots, side)
 
 
-def by_btrack(spots: pd.DataFrame, side: int, gate: float, memory: int) -> dict[str, Any]:
-    """By another Python, which `peer_btrack.py` needs."""
+def by_btrack(spots: pd.DataFrame, side: int, gate: float, memory: int) -> tuple[str, dict[str, Any]]:
+    """Name with version, and row, by another Python, which `peer_btrack.py` needs."""
     given = {"t": spots["frame"].tolist(), "y": spots["y"].tolist(), "x": spots["x"].tolist()}
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
         request.write_text(json.dumps({**given, "gate": gate, "memory": memory, "step": STEP}))
         script = Path(__file__).parent / "peer_btrack.py"
         subprocess.run([os.environ[BTRACK], script, request, answer], capture_output=True, check=True)
-        seconds, chains = json.loads(answer.read_text())
+        version, seconds, chains = json.loads(answer.read_text())
     rows = np.concatenate([np.asarray(chain, np.int64) for chain in chains])
     particle = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
     tracks = spots.loc[rows, ["frame", "y", "x"]].assign(particle=particle)
-    return {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots, side)}
+    row = {"µs/spot": 1e6 * seconds / len(spots), **quality(tracks, spots, side)}
+    return f"btrack {version}", row
 
 
 def failed(reason: str) -> dict[str, Any]:
@@ -191,7 +192,8 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
     if importlib.util.find_spec("laptrack") and len(spots) <= MOST_SPOTS:
         results["laptrack"] = by_laptrack(spots, side, gate, case.memory)
     if BTRACK in os.environ and len(spots) <= MOST_SPOTS:
-        results["btrack"] = by_btrack(spots, side, gate, case.memory)
+        name, row = by_btrack(spots, side, gate, case.memory)
+        results[name] = row
     return [
         {
             **case._asdict(),

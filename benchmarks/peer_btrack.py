@@ -56,4 +56,4 @@ def track(spots: dict[str, Any]) -> tuple[float, list[list[int]]]:
 if __name__ == "__main__":
     logging.disable()
     request, answer = map(Path, sys.argv[1:])
-    answer.write_text(json.dumps(track(json.loads(request.read_text()))))
+    answer.write_text(json.dumps([btrack.__version__, *track(json.loads(request.read_text()))]))
