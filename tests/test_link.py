@@ -455,7 +455,7 @@ def test_mislink_index_of_a_mixture_is_twice_its_wrong_links(seed):
     """Diffusion coefficients 0.4 and 4 in equal parts, x = 0.1 by their mean."""
     spots, truth = brownian(0.1 / (4 * np.pi * 2.2) * np.prod(FIELD), 40, [0.4, 4.0], 60 + seed)
     tracks = link(spots, acquisition_of(2.2), protocol_of(isolation=0.0, gap_frames=0))
-    assert tracks.linking.mislink_index == pytest.approx(0.1, rel=0.15)
+    assert tracks.linking.mislink_index == pytest.approx(0.1, rel=0.2)  # 2 s.e. of the mixture and its neighbours
     assert 0.25 < score(tracks, spots, truth)[0] / tracks.linking.mislink_index < 0.6
 
 

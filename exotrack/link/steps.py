@@ -24,6 +24,10 @@ SPAN = 1000.0
 
 BINS = 64
 """Bins of distance, quadratically spaced, that the mixture is fitted to."""
+OUTER = 46
+"""First bin beyond half of the reach."""
+NEIGHBOURS = 100.0
+"""Neighbours at which their measured number is trusted as much as a uniform distribution."""
 ITERATIONS = 5000
 """Iterations of the fit: it narrows slowly, and after 300 the gate of uniform particles is still a fifth too wide."""
 MOST_SPOTS = 60_000
@@ -121,8 +125,8 @@ def chance_neighbours(material: Material, reach: float) -> tuple[F64, float]:
     chance : float64 (BINS,)
         Probability of each bin of distance for a spot of another frame.
     density : float
-        Spots per px² within reach of a spot, the mean over all spots: that of the frames and of the part of the field
-        where there are any.
+        Spots per px² around a spot, the mean over all spots: that of the frames and of the part of the field where
+        there are any. The inner half of the reach does not count: spots too near to be told apart are found as one.
 
     Notes
     -----
@@ -140,8 +144,8 @@ def chance_neighbours(material: Material, reach: float) -> tuple[F64, float]:
     expected = uniform * (same.sum() / uniform.sum())
     chance = np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT)) / max(n_pairs, 1)
     of_frames = float(np.sum(spots**2) / max(spots.sum(), 1)) / (height * width)
-    by_chance = n_pairs * uniform.sum() / (height * width) ** 2
-    return chance, of_frames * float((same.sum() + CHANCE_COUNT) / (by_chance + CHANCE_COUNT))
+    by_chance = n_pairs * uniform[OUTER:].sum() / (height * width) ** 2
+    return chance, of_frames * float((same[OUTER:].sum() + NEIGHBOURS) / (by_chance + NEIGHBOURS))
 
 
 def learn_steps(prior: Steps, chance: F64, material: Material, at: tuple[F64, F64], reach: float) -> Steps:

@@ -14,7 +14,7 @@ from exotrack.report import charts
 from exotrack.report.formatting import MISSING, SPACE, count, significant, with_unit
 from exotrack.report.frame import FramePicture, frame_picture
 from exotrack.report.read import Array, Facts, Video
-from exotrack.report.wording import ACQUISITION, COUNTS, LEVELS, MEASURED, weighting_label
+from exotrack.report.wording import ACQUISITION, COUNTS, LEVELS, MEASURED, size_class, weighting_label
 from exotrack.tables import ParticleFlag
 
 
@@ -150,9 +150,17 @@ def _measured(facts: Facts, particles: dict[str, Array] | None) -> list[Line]:
     texts["mislink_index"] = _shown(mislinks, digits=2)
     if mislinks is not None:
         texts["mislink_index"] += f" ({significant(50 * mislinks, 2)}{SPACE}% wrong)"
+    texts["mislink_classes"] = _of_classes(facts.section("linking", "mislink_index_of_class")) or MISSING
     texts["flow"] = _flow(facts)
     texts |= _of_particles(particles)
     return [Line(term.label, texts.get(name, MISSING), term.meaning) for name, term in MEASURED.items()]
+
+
+def _of_classes(numbers: Facts) -> str:
+    """Numbers of size classes, each with the class."""
+    terms = {name: size_class(name) for name in numbers.values}
+    known = [(term.label, numbers.number(name)) for name, term in terms.items() if term is not None]
+    return "; ".join(f"{label[0].lower()}{label[1:]}: {_shown(value, digits=2)}" for label, value in known)
 
 
 def _of_particles(particles: dict[str, Array] | None) -> dict[str, str]:
