@@ -73,7 +73,7 @@ def link_pairs(material: Material, spots: Localizations, order: I64, acquisition
         if settings.flow == "none":
             break
         refined, shear_px = _flow_of_links(material, flow, at, steps, np.where(resting, -1, successor))
-        change = _largest_difference(refined, flow, material.extent)
+        change = _difference(refined, flow, material.extent)
         flow = refined
         if change < SETTLED * np.sqrt(steps.mean_square):
             break
@@ -200,11 +200,12 @@ def _flow_of_links(
     return replace(flow, moved=moved[:, 0], gradient=gradient), shear_px
 
 
-def _largest_difference(one: Flow, other: Flow, extent: tuple[float, float]) -> float:
-    """Bound of the difference of two flows anywhere in the field, px."""
+def _difference(one: Flow, other: Flow, extent: tuple[float, float]) -> float:
+    """Root mean square over the frames of the largest difference of two flows in the field, px."""
     at_centre = np.abs(one.moved - other.moved)
     towards_corner = np.abs(one.gradient - other.gradient) @ (0.5 * np.array(extent))
-    return float((at_centre + towards_corner).max(initial=0.0))
+    square = ((at_centre + towards_corner) ** 2).sum(axis=1)
+    return float(np.sqrt(square.mean())) if len(square) else 0.0
 
 
 def _link_again(material: Material, linked: Linked, spots: Localizations, order: I64) -> Linked:
