@@ -149,10 +149,10 @@ def read_tracks(folder: Path) -> Tracks:
         raise InputError(f"{folder}: incomplete; run the study again to restore it")
     try:
         return replace(tracks, linking=LinkSummary.from_record(record["linking"]))
-    except KeyError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / 'video.json'}: {error.args[0]} is missing, as in results of an older version; run the study "
-            "again with --force"
+            f"{folder / 'video.json'}: what linking found out cannot be read ({type(error).__name__}: {error}), as in "
+            "results of an older version; run the study again with --force"
         ) from None
 
 

@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 _STUCK_MIN_STEPS = 30  # at 10, 3 % of free particles without localization error pass for stuck, and D rises by 2 %
 _STUCK_RATIO = 0.8
+_RESTING_SHARE = 0.25  # of the localizations of a track: those of a particle that blinks are not all recognized
 _ERROR_RANGE = 5.0  # a Fisher error this many times off the median is a failed fit, not information
 
 
@@ -251,7 +252,7 @@ def _stuck(y: F64, x: F64, square: F64, offsets: I64, identity: I64, resting: Ma
     _, unit = np.unique(identity, return_inverse=True)
     whole = _spread_ratio(y, x, square, unit[of_row], unit[of_step])[unit]
     alone = _spread_ratio(y, x, square, of_row, of_step)
-    at_rest = np.bincount(of_row, resting, len(n)) > 0.5 * n
+    at_rest = np.bincount(of_row, resting, len(n)) > _RESTING_SHARE * n
     return np.asarray((alone > _STUCK_RATIO) | (whole > _STUCK_RATIO) | at_rest)
 
 

@@ -48,12 +48,14 @@ class Flow:
         """Liquid at rest in a field with some centre, px."""
         return cls(np.zeros((n_steps, 2)), np.zeros((n_steps, 2, 2)), centre)
 
-    def carry(self, y: F64, x: F64, frame: I64, lag: int = 1) -> tuple[F64, F64]:
-        """Expected positions, px, `lag` frames after `frame`; behind the last frame nothing moves."""
+    def carry(self, y: F64, x: F64, frame: I64, lag: int = 1, until: I64 | None = None) -> tuple[F64, F64]:
+        """Expected positions, px, `lag` frames after `frame`; from the last frame on, or `until`, nothing moves."""
+        if until is None:
+            until = np.full(len(frame), len(self.moved))
         if not (self.moved.any() or self.gradient.any()):
             return y, x
         for later in range(lag):
-            flows = frame + later < len(self.moved)
+            flows = frame + later < until
             step = np.where(flows, frame + later, 0)
             to_y, to_x = y + self.moved[step, 0] * flows, x + self.moved[step, 1] * flows
             if self.gradient.any():
@@ -86,7 +88,8 @@ def vote(y: F64, x: F64, frames: Frames, gate: float, material: Material) -> F64
     Returns
     -------
     float64 (n_frames − 1, 2)
-        Displacement along y and x, px; accurate to an eighth of the gate. Zero where no window has a vote.
+        Displacement along y and x, px; accurate to an eighth of the gate, and zero where it is smaller than that or no
+        window has a vote.
     """
     flow = np.zeros((frames.n_steps, 2))
     first, pairs = frames.pairs(1)
@@ -113,7 +116,8 @@ def vote(y: F64, x: F64, frames: Frames, gate: float, material: Material) -> F64
         steps = np.flatnonzero(frames.sections[:-1] == number)
         for axis in range(2):
             flow[steps, axis] = np.interp(steps, np.take(at, heard), np.stack(votes)[heard, axis])
-    return flow
+    # Less than its accuracy is no flow, and links lean towards the flow they are made with.
+    return np.asarray(flow * (np.hypot(flow[:, 0], flow[:, 1]) > 2.0 * reach / BINS)[:, None])
 
 
 def _excess(counts: I64, reach: float, extent: tuple[float, float], backend: Any) -> F64 | None:

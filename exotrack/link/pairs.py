@@ -12,9 +12,9 @@ from exotrack.link.brightness import compare_brightness
 from exotrack.link.flow import Flow
 from exotrack.link.frames import Frames
 from exotrack.link.material import Material
-from exotrack.link.rest import Mask, at_rest, place_radius, recurring
-from exotrack.link.steps import Steps, any_steps, chance_neighbours, learn_steps
-from exotrack.tables import F64, I64, Localizations
+from exotrack.link.rest import Mask, at_rest, beside_recurring, place_radius, recurring
+from exotrack.link.steps import Steps, any_steps, count_neighbours, learn_steps
+from exotrack.tables import F32, F64, I64, Localizations
 
 ROUNDS = 4
 """Times that flow and steps are learned from each other's results at most; two are the rule."""
@@ -35,8 +35,9 @@ class Linked:
     successor: I64
     """Row that follows each row in its track, or -1."""
     flow: Flow
+    """As refined by these links."""
     resting: Mask
-    """Rows at rest, which the flow does not carry."""
+    """Rows at rest in this flow, which it does not carry."""
     steps: Steps
     shear_px: float
     """As in `LinkSummary`."""
@@ -50,37 +51,44 @@ class Linked:
 
 def link_pairs(material: Material, spots: Localizations, order: I64, acquisition: Acquisition) -> Linked:
     """Link each frame to the next; `order` takes the rows of `spots` into those of the material."""
-    settings, frames = material.settings, material.frames
+    settings = material.settings
     error = _position_error(spots)
     prior = _prior(material, error, acquisition)
+    linked = _link_by_step(material, prior, place_radius(error))
+    if settings.evidence == "step":
+        return linked
+    mass = spots.mass[order] if settings.evidence == "brightness" else np.zeros(len(order), np.float32)
+    return _link_again(material, linked, mass)
+
+
+def _link_by_step(material: Material, prior: Steps, radius: float) -> Linked:
+    """Links, flow and steps from each other, until the flow and what rests in it have settled."""
+    frames, settings = material.frames, material.settings
     reach = prior.reach(settings.miss_probability)
-    chance, density = chance_neighbours(material, reach)
-    prior = replace(prior, density=density)
-    flow = Flow.none(frames.n_steps, material.centre)
-    resting = recurs = np.zeros(len(material.y), bool)
-    radius = place_radius(error)
+    around = count_neighbours(material, reach)
+    flow, recurs = Flow.none(frames.n_steps, material.centre), np.zeros(len(material.y), bool)
     if settings.flow != "none":
         recurs = recurring(material, radius)
         flow = replace(flow, moved=_vote(material, ~recurs, reach))
-    everything = np.arange(len(material.y))
-    _, pairs = frames.pairs(1)
-    shear_px = 0.0
+    resting = at_rest(material, recurs, flow, radius)
+    everything, (_, pairs) = np.arange(len(material.y)), frames.pairs(1)
+    shear_px, settled = 0.0, settings.flow == "none"
     for _ in range(ROUNDS):
-        resting = at_rest(material, recurs, flow, radius)
         at = _carry(material, flow, resting)
-        steps = learn_steps(prior, chance, material, at, reach)
+        steps = learn_steps(prior, around, material, at, reach)
+        steps = replace(steps, density=around.density(steps.gate(settings.miss_probability)))
         successor, n_shrunk = match(material, everything, at, pairs, steps, intervals=1, unmatched=steps.unmatched)
-        if settings.flow == "none":
+        if not settled:
+            from_rest = resting | ((successor >= 0) & resting[successor])
+            refined, shear_px = _flow_of_links(material, flow, at, steps, np.where(from_rest, -1, successor))
+            recurs |= beside_recurring(material, recurs, successor, radius)
+            stays = at_rest(material, recurs, refined, radius)
+            change = _difference(refined, flow, material.extent)
+            settled = change < SETTLED * np.sqrt(steps.mean_square) and np.array_equal(stays, resting)
+            flow, resting = refined, stays
+        if settled:
             break
-        refined, shear_px = _flow_of_links(material, flow, at, steps, np.where(resting, -1, successor))
-        change = _difference(refined, flow, material.extent)
-        flow = refined
-        if change < SETTLED * np.sqrt(steps.mean_square):
-            break
-    linked = Linked(successor, flow, resting, steps, shear_px, n_shrunk)
-    if settings.evidence == "step":
-        return linked
-    return _link_again(material, linked, spots, order)
+    return Linked(successor, flow, resting, steps, shear_px, n_shrunk)
 
 
 def match(
@@ -208,12 +216,10 @@ def _difference(one: Flow, other: Flow, extent: tuple[float, float]) -> float:
     return float(np.sqrt(square.mean())) if len(square) else 0.0
 
 
-def _link_again(material: Material, linked: Linked, spots: Localizations, order: I64) -> Linked:
-    """Links with the tracks found so far as evidence, and on request brightness."""
+def _link_again(material: Material, linked: Linked, mass: F32) -> Linked:
+    """Links with the tracks found so far as evidence, and the mass of each spot."""
     steps, engine = linked.steps, material.engine
     at_y, at_x = linked.carry(material)
-    bright = material.settings.evidence == "brightness"
-    mass = spots.mass[order] if bright else np.zeros(len(order), np.float32)
     brightness, correlation = compare_brightness(mass, linked.successor)
     components = {"weights": steps.weights, "variances": steps.variances()}
     past, future = engine.histories(material.y, material.x, at_y, at_x, linked.successor, **components)

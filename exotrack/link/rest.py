@@ -7,12 +7,15 @@ import numpy.typing as npt
 
 from exotrack.link.flow import Flow
 from exotrack.link.material import Material
+from exotrack.tables import I64
 
-LAGS = (8, 16, 24, 32)
-"""Frames before and behind, in which a spot at rest is found again at its place."""
-LEAST, SHARE = 3, 0.6
+LAGS = (2, 4, 6, 8)
+"""Frames before and behind, in which a spot at rest is found again at its place: few enough for the stage to stay."""
+LEAST, SHARE = 3, 0.4
 """Times, and share of the times looked for, that it is."""
-NARROWEST, WIDEST = 0.3, 1.0
+CARRIED = 4
+"""Frames over which the flow carries away what is not at rest."""
+NARROWEST, WIDEST = 0.5, 1.5
 """Limits of the radius of a place, px."""
 ERRORS = 4.0
 """Radius of a place in standard errors of a position."""
@@ -26,7 +29,7 @@ def place_radius(error_px: float) -> float:
 
 
 def recurring(material: Material, radius: float) -> Mask:
-    """Which spots are found again at their place long before and behind, as a Brownian particle hardly ever is."""
+    """Which spots are found again at their place before and behind, as only slow or resting ones are."""
     lags = np.array([sign * lag for lag in LAGS for sign in (1, -1)])
     found = material.engine.recurrences(
         material.y, material.x, material.frames.offsets, material.frames.sections, lags, radius=radius, least=LEAST
@@ -34,18 +37,31 @@ def recurring(material: Material, radius: float) -> Mask:
     return np.asarray((found[:, 0] >= LEAST) & (found[:, 0] >= SHARE * found[:, 1]))
 
 
-def at_rest(material: Material, recurs: Mask, flow: Flow, radius: float) -> Mask:
-    """Which recurring spots are at rest: those that the flow would have carried away by the first lag.
+def beside_recurring(material: Material, recurs: Mask, successor: I64, radius: float) -> Mask:
+    """Which spots are linked to a recurring one at their place: those that blink are missed by the lags."""
+    beside = np.zeros(len(recurs), bool)
+    source = np.flatnonzero(successor >= 0)
+    target = successor[source]
+    source, target = (rows[recurs[source] != recurs[target]] for rows in (source, target))
+    near = np.hypot(material.y[target] - material.y[source], material.x[target] - material.x[source]) < radius
+    beside[source[near]] = beside[target[near]] = True
+    return beside
 
-    Without flow a slow particle may stay in place as well; it makes no difference there.
+
+def at_rest(material: Material, recurs: Mask, flow: Flow, radius: float) -> Mask:
+    """Which recurring spots are at rest: those that the flow would have carried away.
+
+    Where it would not, a slow particle stays in place as well, and nothing is said to be at rest.
     """
-    if not recurs.any() or not flow.moved.any():
-        return np.zeros(len(recurs), bool)
-    rows = np.flatnonzero(recurs)
-    gone = np.zeros(len(rows), bool)
-    for start in (material.frame[rows], np.maximum(material.frame[rows] - LAGS[0], 0)):
-        y, x = flow.carry(material.y[rows], material.x[rows], start, LAGS[0])
-        gone |= np.hypot(y - material.y[rows], x - material.x[rows]) > 2.0 * radius
     resting = np.zeros(len(recurs), bool)
-    resting[rows[gone]] = True
+    rows = np.flatnonzero(recurs) if flow.moved.any() else np.zeros(0, np.int64)
+    if not len(rows):
+        return resting
+    frame, sections = material.frame[rows], material.frames.sections
+    first = np.searchsorted(sections, sections[frame])
+    last = np.searchsorted(sections, sections[frame], side="right") - 1
+    for start, until in ((frame, last), (np.maximum(frame - CARRIED, first), frame)):
+        y, x = flow.carry(material.y[rows], material.x[rows], start, CARRIED, until)
+        carried = np.hypot(y - material.y[rows], x - material.x[rows])
+        resting[rows[carried > 2.0 * radius]] = True
     return resting

@@ -22,10 +22,10 @@ N_COMPONENTS = 25
 SPAN = 1000.0
 """… over this ratio of the largest to the smallest: neighbours differ by a third, less than one step can tell."""
 
+SLOWEST = 0.1
+"""Least mean squared step, relative to the mean of all, that weighs a displacement."""
 BINS = 64
 """Bins of distance, quadratically spaced, that the mixture is fitted to."""
-OUTER = 46
-"""First bin beyond half of the reach."""
 NEIGHBOURS = 100.0
 """Neighbours at which their measured number is trusted as much as a uniform distribution."""
 ITERATIONS = 5000
@@ -85,8 +85,11 @@ class Steps:
         return np.asarray(-np.logaddexp.reduce(exponent, axis=-1))
 
     def precision(self, distance: F64) -> F64:
-        """Mean of 1/v over the components that a one-interval step of this length, px, may come from, px⁻²."""
-        v = self.variances()
+        """Mean of 1/v over the components that a one-interval step of this length, px, may come from, px⁻².
+
+        No component counts as slower than `SLOWEST` of the mean: spots at rest would outweigh all others.
+        """
+        v = np.maximum(self.variances(), SLOWEST * self.mean_square)
         exponent = np.log(self.weights / v) - distance[:, None] ** 2 / v
         share = np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return np.asarray(share @ (1.0 / v) / share.sum(axis=1))
@@ -110,53 +113,67 @@ def any_steps(largest_px2: float, blur: float, density: float) -> Steps:
     return Steps(diffusion, np.full(N_COMPONENTS, 1.0 / N_COMPONENTS), blur, 0.95, density)
 
 
-def chance_neighbours(material: Material, reach: float) -> tuple[F64, float]:
-    """Where a spot lies that is no image of the one looked from, and how densely spots lie around each other.
+@dataclass(frozen=True)
+class Neighbours:
+    """Spots around each other in one frame.
 
-    Parameters
-    ----------
-    material : Material
-        The spots.
-    reach : float
-        Largest distance to look at, px.
-
-    Returns
-    -------
-    chance : float64 (BINS,)
-        Probability of each bin of distance for a spot of another frame.
-    density : float
-        Spots per px² around a spot, the mean over all spots: that of the frames and of the part of the field where
-        there are any. The inner half of the reach does not count: spots too near to be told apart are found as one.
-
-    Notes
-    -----
-    Counted within frames, they follow from uneven illumination, the border of the field, and the distance that two
-    spots must keep to be told apart; a uniform density would mistake each of these for steps. Where few are counted
-    they are taken as uniform.
+    Counted within frames, the neighbours of a spot that are no image of it follow from uneven illumination, the border
+    of the field, and the distance that two spots must keep to be told apart; a uniform density would mistake each of
+    these for steps. Where few are counted they are taken as uniform.
     """
+
+    counts: I64
+    """Pairs in each bin of distance, each pair twice, shape (BINS,)."""
+    uniform: F64
+    """The same for uniform spots."""
+    n_pairs: int
+    """Pairs at any distance, each twice."""
+    mean_density: float
+    """Spots per px² of the field in the frame of a spot, the mean over all spots."""
+    edges: F64
+    """Borders of the bins, px."""
+
+    @property
+    def chance(self) -> F64:
+        """Probability of each bin for a spot of another frame that is no image of the first."""
+        expected = self.uniform * (self.counts.sum() / self.uniform.sum())
+        counted = expected * (self.counts + CHANCE_COUNT) / (expected + CHANCE_COUNT)
+        return np.asarray(counted / max(self.n_pairs, 1))
+
+    def density(self, reach: float) -> float:
+        """Spots per px² around a spot, in the part of the field where there are any.
+
+        Those from half of `reach` to `reach`, px, are counted: nearer ones may have been found as one.
+        """
+        ring = (self.edges[1:] > 0.5 * reach) & (self.edges[:-1] < reach)
+        counted, by_chance = self.counts[ring].sum(), self.uniform[ring].sum() * self.n_pairs
+        return self.mean_density * float((counted + NEIGHBOURS) / (by_chance + NEIGHBOURS))
+
+
+def count_neighbours(material: Material, reach: float) -> Neighbours:
+    """Count the spots around each other up to a distance, px."""
     itself = material.frames.pairs(0)[1]
     itself = itself[sample(itself, MOST_SPOTS)]
     spots = _rows(itself)[:, 0]
-    n_pairs = int(np.sum(spots * (spots - 1)))
-    same = _count(material, material.y, material.x, itself, reach)
     height, width = material.extent
-    uniform = _uniform_neighbours(_edges(reach), material.extent)
-    expected = uniform * (same.sum() / uniform.sum())
-    chance = np.asarray(expected * (same + CHANCE_COUNT) / (expected + CHANCE_COUNT)) / max(n_pairs, 1)
-    of_frames = float(np.sum(spots**2) / max(spots.sum(), 1)) / (height * width)
-    by_chance = n_pairs * uniform[OUTER:].sum() / (height * width) ** 2
-    return chance, of_frames * float((same[OUTER:].sum() + NEIGHBOURS) / (by_chance + NEIGHBOURS))
+    return Neighbours(
+        counts=_count(material, material.y, material.x, itself, reach),
+        uniform=_uniform_neighbours(_edges(reach), material.extent) / (height * width) ** 2,
+        n_pairs=int(np.sum(spots * (spots - 1))),
+        mean_density=float(np.sum(spots**2) / max(spots.sum(), 1)) / (height * width),
+        edges=_edges(reach),
+    )
 
 
-def learn_steps(prior: Steps, chance: F64, material: Material, at: tuple[F64, F64], reach: float) -> Steps:
+def learn_steps(prior: Steps, around: Neighbours, material: Material, at: tuple[F64, F64], reach: float) -> Steps:
     """Steps in this video, from the distances between all spots of consecutive frames.
 
     Parameters
     ----------
     prior : Steps
         What is known beforehand; it weighs as much as one step.
-    chance : float64 (BINS,)
-        From `chance_neighbours`, with the same `reach`.
+    around : Neighbours
+        From `count_neighbours`, with the same `reach`.
     material : Material
         The spots.
     at : (float64, float64)
@@ -181,7 +198,7 @@ def learn_steps(prior: Steps, chance: F64, material: Material, at: tuple[F64, F6
     edges = _edges(reach)
     uniform = _uniform_neighbours(edges, material.extent)
     shares = np.vstack([_step_shares(edges, prior.variances()), uniform / uniform.sum()])
-    amounts = material.engine.unmix(counts, chance, n_pairs, shares, n_spots, iterations=ITERATIONS)[:-1]
+    amounts = material.engine.unmix(counts, around.chance, n_pairs, shares, n_spots, iterations=ITERATIONS)[:-1]
     partners = float(amounts.sum())
     return replace(
         prior,

@@ -50,7 +50,8 @@ def match(
     int
         How often spots lay too densely to be matched: cells of more than `MOST_IN_CELL` spots, which take no part,
         and groups whose gate was narrowed since their optimum would have taken more than `WORK_PER_SPOT` looks per
-        source. So the time is proportional to the number of spots, whatever their places.
+        source. So the time is proportional to the number of spots, whatever their places. The cells are as wide as the
+        gate and begin at the lowest spot of the frame, so that it depends on that spot which of a heap are too many.
 
     Notes
     -----
