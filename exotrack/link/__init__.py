@@ -80,9 +80,9 @@ def link(
     5 % at 0.1, 14 % at 0.3, as for an assignment that knows D; with cuts at half the gate, 0.3, 1 and 3 %, at the price
     of 8, 22 and 54 % of the links.
 
-    Spots that are found again at their place for many frames while the flow would have carried them away have no part
-    in the flow and are expected where they are; they get the flag RESTING. With `flow = "affine"` the flow may change
-    linearly over the field, by least squares in which each frame has a mean of its own.
+    Spots that are found again at their place before and behind, while the flow would have carried them away, have no
+    part in the flow and are expected where they are; they get the flag RESTING. With `flow = "affine"` the flow may
+    change linearly over the field, by least squares in which each frame has a mean of its own.
 
     The protocol's `evidence` allows a second pass. "track" judges a step also by those before and behind it: with
     diffusion coefficients of 0.4 and 4 at x = 0.1, 3.2 % instead of 3.6 % of the links are wrong. "brightness" asks
