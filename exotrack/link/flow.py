@@ -21,7 +21,7 @@ SPOTS = 150
 """Spots that a vote should hear …"""
 FRAMES = (4, 16)
 """… the limits of the number of frame pairs from which they come …"""
-MOST_SPOTS = 300
+MOST_SPOTS = 200
 """… and the number from which on it hears no more."""
 FALSE_FLOW = 1e-3
 """Probability that a vote finds an excess where there is none."""

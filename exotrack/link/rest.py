@@ -13,6 +13,8 @@ LAGS = (2, 4, 6, 8)
 """Frames before and behind, in which a spot at rest is found again at its place: few enough for the stage to stay."""
 LEAST, SHARE = 3, 0.4
 """Times, and share of the times looked for, that it is."""
+SAMPLED, NEGLIGIBLE = 8, 1e-3
+"""Every how many frames are looked into first, and the share of spots below which that is enough."""
 CARRIED = 4
 """Frames over which the flow carries away what is not at rest."""
 NARROWEST, WIDEST = 0.5, 1.5
@@ -29,10 +31,23 @@ def place_radius(error_px: float) -> float:
 
 
 def recurring(material: Material, radius: float) -> Mask:
-    """Which spots are found again at their place before and behind, as only slow or resting ones are."""
+    """Which spots are found again at their place before and behind, as only slow or resting ones are.
+
+    None where a sample of the frames has hardly any.
+    """
+    frames = np.arange(len(material.frames.sections))
+    few = _recurring(material, frames[::SAMPLED], radius)
+    if few.sum() * SAMPLED < NEGLIGIBLE * len(few):
+        return np.zeros(len(few), bool)
+    return _recurring(material, frames, radius)
+
+
+def _recurring(material: Material, frames: I64, radius: float) -> Mask:
+    """Which spots of some frames are found again at their place."""
     lags = np.array([sign * lag for lag in LAGS for sign in (1, -1)])
+    offsets, sections = material.frames.offsets, material.frames.sections
     found = material.engine.recurrences(
-        material.y, material.x, material.frames.offsets, material.frames.sections, lags, radius=radius, least=LEAST
+        material.y, material.x, offsets, sections, frames, lags, radius=radius, least=LEAST
     )
     return np.asarray((found[:, 0] >= LEAST) & (found[:, 0] >= SHARE * found[:, 1]))
 

@@ -11,7 +11,9 @@ MOST_AROUND = 1000
 """Spots beside a place that are looked at: so many in a strip of a pixel are no image of particles."""
 
 
-def recurrences(y: F64, x: F64, offsets: I64, sections: I64, lags: I64, *, radius: float, least: int) -> I64:
+def recurrences(
+    y: F64, x: F64, offsets: I64, sections: I64, frames: I64, lags: I64, *, radius: float, least: int
+) -> I64:
     """Count in how many of some frames before and behind a spot is found again at the same place.
 
     Parameters
@@ -22,6 +24,8 @@ def recurrences(y: F64, x: F64, offsets: I64, sections: I64, lags: I64, *, radiu
         First row of each frame.
     sections : int64 (n_frames,)
         Uninterrupted piece of video that each frame belongs to; others are not looked into.
+    frames : int64 (n,)
+        Frames whose spots are looked for.
     lags : int64 (n_lags,)
         Frames to look into, relative to that of the spot.
     radius : float
@@ -33,17 +37,19 @@ def recurrences(y: F64, x: F64, offsets: I64, sections: I64, lags: I64, *, radiu
     Returns
     -------
     int64 (n, 2)
-        How often each spot was found again, and in how many frames it was looked for.
+        How often each spot was found again, and in how many frames it was looked for; zero in other frames.
     """
     found = np.zeros((len(y), 2), np.int64)
-    _look(y, x, offsets, sections, lags, radius, least, found)
+    _look(y, x, offsets, sections, frames, lags, radius, least, found)
     return found
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _look(y: F64, x: F64, offsets: I64, sections: I64, lags: I64, radius: float, least: int, found: I64) -> None:
+def _look(
+    y: F64, x: F64, offsets: I64, sections: I64, frames: I64, lags: I64, radius: float, least: int, found: I64
+) -> None:
     n_frames = len(sections)
-    for frame in range(n_frames):
+    for frame in frames:
         others = np.empty(len(lags), np.int64)
         n = 0
         for lag in lags:
