@@ -96,7 +96,7 @@ MEASURED: Final[dict[str, Term]] = {
     "threshold": Term("Threshold", "", "signal-to-noise ratio from which a maximum counts as a spot"),
     "snr": Term("Signal-to-noise ratio", "", "median of the tracks"),
     "mislink_index": Term("Mislink index", "", "grows with crowding and speed; half of it is the share of wrong links"),
-    "mislink_classes": Term("… of each size class", "", "above 0.15 the share of a class is not reported"),
+    "mislink_classes": Term("Mislink index by size class", "", "above 0.15 the share of a class is not reported"),
     "flow": Term("Flow", "px", "per frame, shared by all particles; subtracted before sizing"),
     "position_error": Term("Position error", "px", "of a spot, per axis"),
     "diffusion": Term("Diffusion coefficient", "µm²/s", "median of the tracks"),
