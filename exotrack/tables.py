@@ -25,6 +25,7 @@ F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
+Mask = npt.NDArray[np.bool_]
 
 
 class SpotFlag(IntFlag):

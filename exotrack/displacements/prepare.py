@@ -10,12 +10,10 @@ import numpy.typing as npt
 from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
 from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
-from exotrack.displacements.shear import Shear, shear_of
+from exotrack.displacements.shear import shear_of
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
-from exotrack.tables import F64, I32, I64, SpotFlag, Tracks
-
-Mask = npt.NDArray[np.bool_]
+from exotrack.tables import F64, I32, I64, Mask, SpotFlag, Tracks
 
 _STUCK_MIN_STEPS = 30  # at 10, 3 % of free particles without localization error pass for stuck, and D rises by 2 %
 _STUCK_RATIO = 0.8
@@ -47,7 +45,7 @@ class Displacements:
     """Mean integrated signal of each track, DN; NaN where unknown."""
     start_margin_um: F64
     """Distance of the identity's first localization from the nearest border, µm; −1 where its start was not seen."""
-    stuck: npt.NDArray[np.bool_]
+    stuck: Mask
     """Whether the track does not move beyond its localization error."""
     step_y_um: F64
     """Displacement along y without the flow, µm."""
@@ -135,11 +133,13 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     x = tracks.x[rows] * acquisition.pixel_size_um
     sheared = settings.link.flow == "affine"
     shear = shear_of(tracks.linking, acquisition.pixel_size_um, n_frames) if sheared else None
-    step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets, shear)
-    raw = _differences(y, x, frame, offsets, None)
+    step_y, step_x, gap, source, of_step = _differences(y, x, frame, offsets)
     identity = tracks.identity[rows][offsets[:-1]]
     resting = (tracks.flag[rows] & SpotFlag.RESTING) != 0
-    stuck = _stuck(y, x, raw[0] ** 2 + raw[1] ** 2, offsets, identity, resting)
+    stuck = _stuck(y, x, step_y**2 + step_x**2, offsets, identity, resting)
+    at = frame[source]
+    if shear is not None:
+        step_y, step_x = shear.taken_off(step_y, step_x, y[source], x[source], at, gap)
 
     single = (gap == 1) & ~stuck[of_step]
     weight = _track_weights(step_y, step_x, of_step, single, len(stuck))
@@ -165,7 +165,10 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         known_blur, lost = None, no_flow(n_frames)  # its own share in a flow is small beside a whole stride
         order, offsets, whole = _interleaved(frame, offsets, stride)
         rows, frame, y, x = rows[order], frame[order], y[order], x[order]
-        step_y, step_x, gap, at, of_step = _differences(y, x, frame, offsets, shear)
+        step_y, step_x, gap, source, of_step = _differences(y, x, frame, offsets)
+        at = frame[source]
+        if shear is not None:
+            step_y, step_x = shear.taken_off(step_y, step_x, y[source], x[source], at, gap)
         step_y, step_x = step_y - _flow_between(flow.y_um, at, gap), step_x - _flow_between(flow.x_um, at, gap)
         single = (gap == stride) & ~stuck[whole][of_step]
         turn = (at - frame[offsets[:-1]][of_step]) // stride
@@ -214,17 +217,12 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     )
 
 
-def _differences(y: F64, x: F64, frame: I64, offsets: I64, shear: Shear | None) -> tuple[F64, F64, I64, I64, I64]:
-    """Displacements of each track along y and x, the frames each spans, its first frame and its track."""
+def _differences(y: F64, x: F64, frame: I64, offsets: I64) -> tuple[F64, F64, I64, I64, I64]:
+    """Displacements of each track along y and x, the frames each spans, the row it begins in, and its track."""
     inside = np.ones(max(len(frame) - 1, 0), bool)
     inside[offsets[1:-1] - 1] = False  # differences from one track to the next are no displacements
-    at = frame[:-1][inside] if len(frame) else frame
     of_step = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets) - 1)
-    step_y, step_x, gap = np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside]
-    if shear is not None:
-        sheared_y, sheared_x = shear.between(y[:-1][inside], x[:-1][inside], at, gap)
-        step_y, step_x = step_y - sheared_y, step_x - sheared_x
-    return step_y, step_x, gap, at, of_step
+    return np.diff(y)[inside], np.diff(x)[inside], np.diff(frame)[inside], np.flatnonzero(inside), of_step
 
 
 def _interleaved(frame: I64, offsets: I64, stride: int) -> tuple[I64, I64, I64]:
@@ -276,7 +274,7 @@ def _track_means(value: F64, offsets: I64) -> F64:
     return means
 
 
-def _track_weights(step_y: F64, step_x: F64, track: I64, single: npt.NDArray[np.bool_], n_tracks: int) -> F64:
+def _track_weights(step_y: F64, step_x: F64, track: I64, single: Mask, n_tracks: int) -> F64:
     """Inverse mean squared displacement per track about the common mean; shrunk, so that few steps cannot dominate.
 
     Fast particles and tracks with a wrong link then count little in means over tracks.

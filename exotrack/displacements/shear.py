@@ -17,12 +17,12 @@ class Shear:
     """Gradient of the displacement summed over the steps before each frame, shape (n_frames, 2, 2)."""
     centre_um: tuple[float, float]
 
-    def between(self, y: F64, x: F64, at: I64, gap: I64) -> tuple[F64, F64]:
-        """Displacement along y and x, µm, of places in µm from frame `at` over `gap` frames."""
+    def taken_off(self, step_y: F64, step_x: F64, y: F64, x: F64, at: I64, gap: I64) -> tuple[F64, F64]:
+        """Displacements from places y, x in frame `at` over `gap` frames, all in µm, without what the shear moved."""
         gradient = self.path[at + gap] - self.path[at]
         place = np.stack([y - self.centre_um[0], x - self.centre_um[1]], axis=1)
         moved = np.einsum("nij,nj->ni", gradient, place)
-        return moved[:, 0], moved[:, 1]
+        return step_y - moved[:, 0], step_x - moved[:, 1]
 
 
 def shear_of(linking: LinkSummary | None, pixel_size_um: float, n_frames: int) -> Shear | None:

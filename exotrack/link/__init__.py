@@ -22,9 +22,8 @@ from exotrack.acquisition import Acquisition
 from exotrack.link.gaps import close_gaps
 from exotrack.link.material import Material, in_order
 from exotrack.link.pairs import link_pairs
-from exotrack.link.rest import Mask
 from exotrack.protocol import Protocol
-from exotrack.tables import U16, LinkSummary, Localizations, SpotFlag, Tracks
+from exotrack.tables import U16, LinkSummary, Localizations, Mask, SpotFlag, Tracks
 
 
 def link(

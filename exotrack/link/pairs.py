@@ -12,9 +12,9 @@ from exotrack.link.brightness import compare_brightness
 from exotrack.link.flow import Flow
 from exotrack.link.frames import Frames
 from exotrack.link.material import Material
-from exotrack.link.rest import Mask, at_rest, beside_recurring, place_radius, recurring
+from exotrack.link.rest import at_rest, beside_recurring, place_radius, recurring
 from exotrack.link.steps import Steps, any_steps, count_neighbours, learn_steps
-from exotrack.tables import F32, F64, I64, Localizations
+from exotrack.tables import F32, F64, I64, Localizations, Mask
 
 ROUNDS = 4
 """Times that flow and steps are learned from each other's results at most; two are the rule."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from exotrack.link.flow import Flow
 from exotrack.link.material import Material
-from exotrack.tables import I64
+from exotrack.tables import I64, Mask
 
 LAGS = (2, 4, 6, 8)
 """Frames before and behind, in which a spot at rest is found again at its place: few enough for the stage to stay."""
@@ -21,8 +20,6 @@ NARROWEST, WIDEST = 0.5, 1.5
 """Limits of the radius of a place, px."""
 ERRORS = 4.0
 """Radius of a place in standard errors of a position."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 def place_radius(error_px: float) -> float:

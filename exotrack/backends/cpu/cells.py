@@ -6,10 +6,9 @@ from math import floor
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from exotrack.tables import F64, I64
+from exotrack.tables import F64, I64, Mask
 
 MOST_SPANS = 6
 """Runs of rows that the cells around a place are made of: three lines, each in two parts where the grid wraps."""
@@ -100,7 +99,7 @@ def sort_into_cells(y: F64, x: F64, start: int, stop: int, reach: float, most: i
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def swamped(y: F64, x: F64, start: int, stop: int, reach: float, most: int) -> tuple[int, npt.NDArray[np.bool_]]:
+def swamped(y: F64, x: F64, start: int, stop: int, reach: float, most: int) -> tuple[int, Mask]:
     """Number of cells with more than `most` of the rows from `start` to `stop`, and the rows in them."""
     crowd = np.zeros(stop - start, np.bool_)
     if stop - start <= most:

@@ -8,6 +8,7 @@ from numba import njit
 from exotrack.tables import I64
 
 
+@njit(nogil=True, cache=True)
 def number_tracks(uncut: I64, cut: I64) -> tuple[I64, I64, I64]:
     """Rows of tracks with two spots or more, in order, with their numbers.
 
@@ -26,12 +27,6 @@ def number_tracks(uncut: I64, cut: I64) -> tuple[I64, I64, I64]:
     particle, identity : int64 (n_kept,)
         Number of the cut and of the uncut track of each of these rows, from 0 in the order of their first rows.
     """
-    rows, particle, identity = _number_tracks(uncut, cut)
-    return rows, particle, identity
-
-
-@njit(nogil=True, cache=True)
-def _number_tracks(uncut: I64, cut: I64) -> tuple[I64, I64, I64]:
     whole, piece = _starts(uncut), _starts(cut)
     n = len(cut)
     length = np.zeros(n, np.int64)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from exotrack.backends.cpu.cells import swamped
-from exotrack.backends.cpu.match import MOST_IN_CELL, candidate_links, remaining, solve
+from exotrack.backends.cpu.match import candidate_links, remaining, solve
 from exotrack.tables import F64, I64
 
 MEMORY = 0.8
@@ -185,23 +184,18 @@ def _match_again(
     n_shrunk = 0
     past, future = evidence.past, evidence.future
     for p in range(len(pairs)):
-        start, stop, target, end = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
-        n_full, left_out = swamped(y, x, start, stop, gate, MOST_IN_CELL)
-        heads, ends, cost, distance = candidate_links(y, x, at_y, at_x, pairs[p], left_out, gate, np.zeros(2), 1)
-        for i in range(stop - start):
-            for k in range(heads[i], heads[i + 1]):
-                a, b = start + i, target + ends[k]
-                square = distance[k] ** 2
+        source, target = pairs[p, 0], pairs[p, 2]
+        n_full, links = candidate_links(y, x, at_y, at_x, pairs[p], gate, np.zeros(2), 1)  # all within the gate
+        for i in range(len(links.heads) - 1):
+            for k in range(links.heads[i], links.heads[i + 1]):
+                a, b = source + i, target + links.ends[k]
+                square = links.distance[k] ** 2
                 density = _log_density(past[a], square, evidence.log_weights, evidence.variances, evidence.logs)
                 density += _log_density(future[b], square, evidence.log_weights, evidence.variances, evidence.logs)
                 odds = _odds_of_brightness(evidence.brightness[a], evidence.brightness[b], evidence.correlation)
                 against = log(pi) - 0.5 * density - log(odds)
-                cost[k] = int(np.rint(against / evidence.unit))
-                if cost[k] >= cost_unmatched:
-                    distance[k] = np.inf
-        heads, ends, cost, distance = remaining(heads, ends, cost, distance)
-        n_narrowed, chosen = solve(end - target, heads, ends, cost, distance, gate, cost_unmatched)
-        n_shrunk += n_full + n_narrowed
-        for i in range(stop - start):
-            partner[start + i] = target + chosen[i] if chosen[i] >= 0 else -1
+                links.cost[k] = int(np.rint(against / evidence.unit))
+                if links.cost[k] >= cost_unmatched:
+                    links.distance[k] = np.inf
+        n_shrunk += n_full + solve(pairs[p], remaining(links), gate, cost_unmatched, partner)
     return n_shrunk

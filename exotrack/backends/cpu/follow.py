@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from exotrack.tables import F32, F64, I32, I64
-
-Mask = npt.NDArray[np.bool_]
+from exotrack.tables import F32, F64, I32, I64, Mask
 
 
 @njit(nogil=True, cache=True)

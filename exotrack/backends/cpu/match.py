@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from exotrack.backends.cpu.assignment import assign
@@ -16,6 +17,18 @@ WORK_PER_SPOT = 1000
 """Candidate links looked at per source beyond which a group of spots counts as too dense."""
 NARROWING = 0.8
 """Factor by which the gate of such a group is narrowed, until it falls apart."""
+
+
+class Links(NamedTuple):
+    """Candidate links between the spots of two frames, by source."""
+
+    heads: I64
+    """Where the links of each source begin, with one more entry at the end."""
+    ends: I64
+    """Target of each."""
+    cost: I64
+    distance: F64
+    """Distance of the target from where it is expected, px; infinite for a link that is removed."""
 
 
 def match(
@@ -79,14 +92,8 @@ def _match_pairs(
 ) -> int:
     n_shrunk = 0
     for p in range(len(pairs)):
-        start, stop, target, end = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
-        n_full, left_out = swamped(y, x, start, stop, gate, MOST_IN_CELL)
-        n_shrunk += n_full
-        heads, ends, cost, distance = candidate_links(y, x, at_y, at_x, pairs[p], left_out, gate, costs, cost_unmatched)
-        n_narrowed, chosen = solve(end - target, heads, ends, cost, distance, gate, cost_unmatched)
-        n_shrunk += n_narrowed
-        for i in range(stop - start):
-            partner[start + i] = target + chosen[i] if chosen[i] >= 0 else -1
+        n_full, links = candidate_links(y, x, at_y, at_x, pairs[p], gate, costs, cost_unmatched)
+        n_shrunk += n_full + solve(pairs[p], links, gate, cost_unmatched, partner)
     return n_shrunk
 
 
@@ -97,13 +104,13 @@ def candidate_links(
     at_y: F64,
     at_x: F64,
     pair: I64,
-    left_out: npt.NDArray[np.bool_],
     gate: float,
     costs: F64,
     cost_unmatched: int,
-) -> tuple[I64, I64, I64, F64]:
-    """Links worth making, by source: where those of each source begin, targets, integer costs, distances."""
+) -> tuple[int, Links]:
+    """Number of cells of the sources that are too full, and the links worth making of all others."""
     start, stop, target, end = pair[0], pair[1], pair[2], pair[3]
+    n_full, left_out = swamped(y, x, start, stop, gate, MOST_IN_CELL)
     cells = sort_into_cells(y, x, target, end, gate, MOST_IN_CELL)
     heads = np.zeros(stop - start + 1, np.int64)
     ends = np.empty(2 * (stop - start), np.int64)
@@ -133,36 +140,39 @@ def candidate_links(
                 ends[n], cost[n], distance[n] = cells.rows[k] - target, c, r
                 n += 1
         heads[i - start + 1] = n
-    return heads, ends[:n], cost[:n], distance[:n]
+    return n_full, Links(heads, ends[:n], cost[:n], distance[:n])
 
 
 @njit(nogil=True, cache=True)
-def solve(
-    n_targets: int, heads: I64, ends: I64, cost: I64, distance: F64, gate: float, cost_unmatched: int
-) -> tuple[int, I64]:
-    """How often groups of links were narrowed before their optimum was found in time, and the target of each source.
+def solve(pair: I64, links: Links, gate: float, cost_unmatched: int, partner: I64) -> int:
+    """Write the target of each source of a pair; how often groups were narrowed before this was done in time.
 
     Each group has the work of its own sources, so that it does not matter what else is in the frame. Where all groups
     together exceed theirs, so does one of them.
     """
-    most_work = WORK_PER_SPOT * (len(heads) - 1)
+    start, stop, target, end = pair[0], pair[1], pair[2], pair[3]
+    most_work = WORK_PER_SPOT * (stop - start)
     n_narrowed = 0
     while True:
-        chosen, work = assign(n_targets, heads, ends, cost, cost_unmatched, most_work)
-        if work.max() <= WORK_PER_SPOT:
-            return n_narrowed, chosen
-        narrowed = _narrow_groups(n_targets, heads, ends, distance, work, gate)
+        chosen, work = assign(end - target, links.heads, links.ends, links.cost, cost_unmatched, most_work)
+        narrowed = 0
+        if work.max() > WORK_PER_SPOT:
+            narrowed = _narrow_groups(end - target, links, work, gate)
         if narrowed == 0:
-            return n_narrowed, chosen
+            break
         n_narrowed += narrowed
-        heads, ends, cost, distance = remaining(heads, ends, cost, distance)
+        links = remaining(links)
+    for i in range(stop - start):
+        partner[start + i] = target + chosen[i] if chosen[i] >= 0 else -1
+    return n_narrowed
 
 
 @njit(nogil=True, cache=True)
-def _narrow_groups(n_targets: int, heads: I64, ends: I64, distance: F64, work: I64, gate: float) -> int:
+def _narrow_groups(n_targets: int, links: Links, work: I64, gate: float) -> int:
     """Remove the longest links (distance = inf) of groups that took too much work; the number of such groups."""
+    heads, distance = links.heads, links.distance
     n_sources = len(heads) - 1
-    root = _components(n_targets, heads, ends)
+    root = _components(n_targets, heads, links.ends)
     allowed = np.zeros(len(root), np.int64)
     longest = np.zeros(len(root), np.float64)
     for i in range(n_sources):
@@ -203,10 +213,11 @@ def _find(root: I64, node: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def remaining(heads: I64, ends: I64, cost: I64, distance: F64) -> tuple[I64, I64, I64, F64]:
+def remaining(links: Links) -> Links:
     """Candidate links without the removed ones."""
+    heads, distance = links.heads, links.distance
     kept = np.zeros_like(heads)
     for i in range(len(heads) - 1):
         kept[i + 1] = kept[i] + np.sum(distance[heads[i] : heads[i + 1]] < np.inf)
     stays = distance < np.inf
-    return kept, ends[stays], cost[stays], distance[stays]
+    return Links(kept, links.ends[stays], links.cost[stays], distance[stays])

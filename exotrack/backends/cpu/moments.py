@@ -8,6 +8,7 @@ from numba import njit
 from exotrack.tables import F64, I64
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
 def link_moments(
     y: F64,
     x: F64,
@@ -49,26 +50,6 @@ def link_moments(
     """
     n_steps = max(len(offsets) - 2, 0)
     matrix, vector = np.zeros((2, n_steps, 3, 3)), np.zeros((2, n_steps, 3, 2))
-    _add(y, x, at_y, at_x, offsets, successor, centre[0], centre[1], unit, reach, precision, matrix, vector)
-    return matrix, vector
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add(
-    y: F64,
-    x: F64,
-    at_y: F64,
-    at_x: F64,
-    offsets: I64,
-    successor: I64,
-    centre_y: float,
-    centre_x: float,
-    unit: float,
-    reach: float,
-    precision: F64,
-    matrix: F64,
-    vector: F64,
-) -> None:
     half = 0
     scale = (len(precision) - 1) / reach
     basis = np.ones(3)
@@ -80,10 +61,11 @@ def _add(
             place = np.sqrt((y[j] - at_y[i]) ** 2 + (x[j] - at_x[i]) ** 2) * scale
             k = min(int(place), len(precision) - 2)
             weight = precision[k] + (place - k) * (precision[k + 1] - precision[k])
-            basis[1], basis[2] = (y[i] - centre_y) / unit, (x[i] - centre_x) / unit
+            basis[1], basis[2] = (y[i] - centre[0]) / unit, (x[i] - centre[1]) / unit
             for a in range(3):
                 vector[half, frame, a, 0] += weight * basis[a] * (y[j] - y[i])
                 vector[half, frame, a, 1] += weight * basis[a] * (x[j] - x[i])
                 for b in range(3):
                     matrix[half, frame, a, b] += weight * basis[a] * basis[b]
             half = 1 - half
+    return matrix, vector

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from exotrack.backends.cpu.cells import MOST_SPANS, Cells, find_spans, sort_into_cells
-from exotrack.tables import F64, I64
+from exotrack.tables import F64, I64, Mask
 
 MOST_IN_CELL = 1000
 """Spots in a square as wide as the reach beyond which they are not counted: the time stays within bounds."""
@@ -62,7 +61,8 @@ def distance_histogram(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, *, reac
     return counts
 
 
-def crowded(y: F64, x: F64, frames: I64, close: npt.NDArray[np.bool_], *, reach: float) -> None:
+@njit(nogil=True, cache=True, error_model="numpy")
+def crowded(y: F64, x: F64, frames: I64, close: Mask, *, reach: float) -> None:
     """Tell which spots have another spot of their own frame nearer than `reach`.
 
     Parameters
@@ -77,7 +77,14 @@ def crowded(y: F64, x: F64, frames: I64, close: npt.NDArray[np.bool_], *, reach:
     reach : float
         Distance, px.
     """
-    _mark_crowded(y, x, frames, reach, close)
+    spans = np.empty((MOST_SPANS, 2), np.int64)
+    for frame in range(len(frames)):
+        start, stop = frames[frame, 0], frames[frame, 1]
+        if stop - start < 2:
+            continue
+        cells = sort_into_cells(y, x, start, stop, reach, stop - start)
+        for i in range(start, stop):
+            close[i] = _has_neighbour(cells, y[i], x[i], i, reach, spans)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -108,18 +115,6 @@ def _count_distances(y: F64, x: F64, at_y: F64, at_x: F64, pairs: I64, reach: fl
                     square = (cells.y[k] - at_y[i]) ** 2 + (cells.x[k] - at_x[i]) ** 2
                     if square < reach * reach and cells.rows[k] != i:
                         counts[min(int(np.sqrt(np.sqrt(square) / reach) * bins), bins - 1)] += 1
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _mark_crowded(y: F64, x: F64, frames: I64, reach: float, close: npt.NDArray[np.bool_]) -> None:
-    spans = np.empty((MOST_SPANS, 2), np.int64)
-    for frame in range(len(frames)):
-        start, stop = frames[frame, 0], frames[frame, 1]
-        if stop - start < 2:
-            continue
-        cells = sort_into_cells(y, x, start, stop, reach, stop - start)
-        for i in range(start, stop):
-            close[i] = _has_neighbour(cells, y[i], x[i], i, reach, spans)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

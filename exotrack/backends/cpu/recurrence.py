@@ -11,6 +11,7 @@ MOST_AROUND = 1000
 """Spots beside a place that are looked at: so many in a strip of a pixel are no image of particles."""
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
 def recurrences(
     y: F64, x: F64, offsets: I64, sections: I64, frames: I64, lags: I64, *, radius: float, least: int
 ) -> I64:
@@ -40,14 +41,6 @@ def recurrences(
         How often each spot was found again, and in how many frames it was looked for; zero in other frames.
     """
     found = np.zeros((len(y), 2), np.int64)
-    _look(y, x, offsets, sections, frames, lags, radius, least, found)
-    return found
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _look(
-    y: F64, x: F64, offsets: I64, sections: I64, frames: I64, lags: I64, radius: float, least: int, found: I64
-) -> None:
     n_frames = len(sections)
     for frame in frames:
         others = np.empty(len(lags), np.int64)
@@ -77,6 +70,7 @@ def _look(
                     y, x, _first(y, offsets[others[k]], stop, y[i] - radius), stop, y[i], x[i], radius
                 )
                 found[i, 1] += 1
+    return found
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
