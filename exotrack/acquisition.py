@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exotrack import physics
+from exotrack.depth import DepthTable
 from exotrack.errors import InputError
 
 
@@ -43,7 +44,9 @@ class Acquisition:
     dilution: float = 1.0
     """Factor by which the sample was diluted before the measurement, ≥ 1."""
     depth_um: float | None = None
-    """Calibrated effective depth of the observed volume; None means no concentration is reported."""
+    """Calibrated effective depth of the observed volume; without it and `depth_table` no concentration is reported."""
+    depth_table: DepthTable | None = None
+    """Depths by brightness or size, from `exotrack calibrate`; takes the place of `depth_um`."""
     frame_shape: tuple[int, int] | None = None
     """Height and width of a frame in px, where known."""
     n_frames: int | None = None

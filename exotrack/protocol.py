@@ -74,6 +74,13 @@ class LinkSection(Section):
     """What a link is judged by: its own step; also the steps before and behind it; also the brightness of its ends."""
 
 
+class DiffusionSection(Section):
+    """From tracks to diffusion coefficients."""
+
+    velocity: Literal["collective", "track"] = "collective"
+    """What moves besides diffusion: the collective flow alone, or each track with a constant velocity of its own."""
+
+
 class SizeSection(Section):
     """From tracks to diameters and their distribution."""
 
@@ -118,12 +125,25 @@ class ConditionSection(Section):
     """Medium of a video that states none."""
     pixel_size_relative: Annotated[float, Field(ge=0, lt=0.5)] = 0.005
     """Relative standard uncertainty of the pixel size; it enters a diameter twice."""
+    frame_interval_relative: Annotated[float, Field(ge=0, lt=0.5)] = 0.001
+    """Relative standard uncertainty of the frame interval."""
     viscosity_relative: Annotated[float, Field(ge=0, lt=0.5)] = 0.005
     """Relative standard uncertainty of the viscosity at the given temperature."""
     depth_relative: Annotated[float, Field(ge=0, lt=1)] = 0.07
     """Relative standard uncertainty of the calibrated depth; it enters a concentration."""
     colour: Literal["luma", "red", "green", "blue"] = "luma"
     """How a colour frame becomes grey: luma (ITU-R BT.601 weights) or one of its channels."""
+
+
+class CheckSection(Section):
+    """Checks of every video; they change no size, but for the limit below which none is reported."""
+
+    detection_limit: bool = True
+    """Inject spots into the video, to find the smallest size that it shows."""
+    ddm: bool = True
+    """Differential dynamic microscopy of the pixels and of the detections."""
+    piccs: bool = True
+    """Compare distances between spots of nearby frames with those that the sizes predict."""
 
 
 class Protocol(Section):
@@ -143,7 +163,9 @@ class Protocol(Section):
 
     localize: LocalizeSection = LocalizeSection()
     link: LinkSection = LinkSection()
+    diffusion: DiffusionSection = DiffusionSection()
     size: SizeSection = SizeSection()
+    check: CheckSection = CheckSection()
     conditions: ConditionSection = ConditionSection()
 
     @classmethod

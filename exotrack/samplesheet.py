@@ -47,19 +47,22 @@ NUMBERS: Final[dict[str, Range]] = {
     "dilution": Range(1.0, math.inf, "a number of 1 or more (1000 for 1:1000)"),
     "depth_um": _POSITIVE,
     "reference_diameter_nm": _POSITIVE,
+    "reference_per_ml": _POSITIVE,
 }
 """Columns that hold numbers, each with the values it may take."""
+FILES: Final = {
+    "camera": "the .npz file of the camera's maps",
+    "depth_table": "the CSV file that `exotrack calibrate` writes",
+}
+"""Columns that hold paths relative to the sheet, each with what is expected there."""
 TEXTS: Final = (
-    *("role", "polarity", "medium", "position", "channel", "camera"),
+    *("role", "polarity", "medium", "position", "channel", "camera", "depth_table"),
     *("donor", "cell_type", "isolation", "operator", "instrument"),
 )
 """Columns that hold words, beside the required ones."""
 RECORDING: Final = (
-    *(name for name in NUMBERS if name != "reference_diameter_nm"),
-    "medium",
-    "position",
-    "channel",
-    "camera",
+    *(name for name in NUMBERS if not name.startswith("reference_")),
+    *("medium", "position", "channel", *FILES),
 )
 """Columns that say how a video was recorded, and so can change its results."""
 
@@ -82,8 +85,8 @@ class Row:
     polarity: str | None
     """"auto", "bright" or "dark" in place of the protocol's; None leaves the protocol's."""
     settings: Mapping[str, float | str]
-    """How the video was recorded, as far as the sheet states it: the filled-in columns among `RECORDING`. The file of
-    the camera's maps has its absolute path."""
+    """How the video was recorded, as far as the sheet states it: the filled-in columns among `RECORDING`; files
+    (`FILES`) have their absolute paths."""
     columns: Mapping[str, str]
     """All cells as written, unknown columns included, in the order of the sheet."""
 
@@ -110,7 +113,7 @@ def read(path: str | Path) -> SampleSheet:
     path : str or Path
         CSV file with a header; cells separated by commas, semicolons or tabs; UTF-8 (with or without a byte
         order mark), UTF-16 with one, or Windows-1252. In a sheet separated by semicolons or tabs a decimal
-        comma is understood. Empty lines are skipped. Relative paths of videos and cameras are relative to the sheet.
+        comma is understood. Empty lines are skipped. Relative paths are relative to the sheet.
 
     Returns
     -------
@@ -246,8 +249,11 @@ def _row(path: Path, line: int, cells: dict[str, str], decimal_comma: bool, faul
     if medium and medium not in MEDIA and "viscosity_mpa_s" not in numbers:
         fault("medium", f"its viscosity is unknown (known: {', '.join(MEDIA)}); fill in viscosity_mpa_s")
     words = {name: cells[name] for name in RECORDING if name not in NUMBERS and cells.get(name)}
-    if "camera" in words:
-        words["camera"] = _locate_camera(path.parent, words["camera"], fault)
+    for name in FILES:
+        if name in words:
+            words[name] = _locate_file(path.parent, name, words[name], fault)
+    if "depth_table" in words and "depth_um" in numbers:
+        fault("depth_table", "depth_um is filled in too, and says the same; keep one of the two")
     return Row(
         video_id="",
         video=_locate(path.parent, cells["video"], fault),
@@ -313,11 +319,11 @@ def _locate(folder: Path, video: str, fault: Fault) -> str:
     return str(path)
 
 
-def _locate_camera(folder: Path, camera: str, fault: Fault) -> str:
-    """Absolute path of the file of a camera's maps."""
-    path = (folder / Path(camera).expanduser()).resolve()
+def _locate_file(folder: Path, column: str, file: str, fault: Fault) -> str:
+    """Absolute path of a file that one of the columns `FILES` names."""
+    path = (folder / Path(file).expanduser()).resolve()
     if not path.is_file():
-        fault("camera", f"not found; looked for {path}, the .npz file of the camera's maps")
+        fault(column, f"not found; looked for {path}, {FILES[column]}")
     return str(path)
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,6 +87,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -264,7 +266,7 @@ class Results:
     @cached_property
     def videos(self) -> pd.DataFrame:
         """One row per finished video: what the sheet says of it, its counts and its quality flags."""
-        return pd.DataFrame([_video_row(self.video(name)) for name in self._names])
+        return pd.DataFrame([_video_row(self.video(name)) for name in self.video_ids])
 
     @property
     def failures(self) -> Mapping[str, Mapping[str, str]]:
@@ -278,7 +280,8 @@ class Results:
         return self.path / "report.html"
 
     @property
-    def _names(self) -> list[str]:
+    def video_ids(self) -> list[str]:
+        """The videos that were analysed, in the order of the sheet."""
         return [name for name in self.run.get("inputs", {}) if name not in self.failures]
 
     def video(self, video_id: str) -> Mapping[str, Any]:
@@ -300,7 +303,7 @@ class Results:
         """One row per track of a video, or of all videos with a first column `video_id`."""
         if video_id is not None:
             return read_table(self._folder(video_id) / "particles.parquet", Particles).to_pandas()
-        frames = {name: self.particles(name) for name in self._names}
+        frames = {name: self.particles(name) for name in self.video_ids}
         if not frames:
             return Particles.empty().to_pandas().assign(video_id=pd.Series(dtype=str))
         return pd.concat(frames, names=["video_id"]).reset_index("video_id").reset_index(drop=True)
@@ -308,8 +311,8 @@ class Results:
     def _folder(self, video_id: str) -> Path:
         if video_id in self.failures:
             raise InputError(f"video {video_id!r} failed: {self.failures[video_id]['reason']}")
-        if video_id not in self._names:
-            raise InputError(f"video {video_id!r} is not in {self.path}; known: {', '.join(self._names) or 'none'}")
+        if video_id not in self.video_ids:
+            raise InputError(f"video {video_id!r} is not in {self.path}; known: {', '.join(self.video_ids) or 'none'}")
         return self.path / "videos" / video_id
 
 

@@ -62,6 +62,8 @@ class ParticleFlag(IntFlag):
     """Its displacements do not fit free diffusion (p < 0.001): a wrong link, an aggregate or residual flow."""
     OUTSIDE_GRID = 8
     """The most likely diameter lies at the border of the size grid."""
+    MOVING = 16
+    """Has a mean velocity beside the collective flow (p < 0.001)."""
 
 
 class Estimate(NamedTuple):
@@ -322,6 +324,9 @@ class Particles(Table):
     x: F32 = column("float32", "px", "mean position, column")
     flag: U16 = column("uint16", "", "bits of ParticleFlag; 0 is a clean track")
     D_cve_um2_s: F64 = column("float64", "um2/s", "covariance-based estimate of D, a cross-check; may be negative")
+    D_msd_um2_s: F64 = column(
+        "float64", "um2/s", "least-squares slope of the first MSD points, a cross-check; NaN where there are too few"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,9 +341,13 @@ class SizeDistribution(Table):
     """What is counted: "number" (particles in the liquid), "frames" (particles seen per frame) or "tracks"."""
     n_tracks: int = 0
     n_videos: int = 0
+    limit_nm: float = 0.0
+    """Detection limit: nothing is said of smaller particles; 0 where it is not known."""
     summary: Mapping[str, Estimate] = field(default_factory=dict)
     """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals; NaN
     for the share of a class whose mislink index is too high."""
+    budget: tuple[Any, ...] = ()
+    """Uncertainty budget of D50: `exotrack.sizing.budget.BudgetLine` per source."""
     mislink_index: Mapping[str, float] = field(default_factory=dict)
     """Mislink index of each size class, by the name of its share."""
     replicates: F64 | None = None

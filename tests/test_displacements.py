@@ -11,11 +11,14 @@ from exotrack.diffusion import measure
 from exotrack.displacements import displacements
 from exotrack.displacements.flow import Flow, no_flow
 from exotrack.displacements.noise import Steps, measure_noise
+from exotrack.displacements.velocity import FlowBesideVelocities, without_mean_velocity
 from exotrack.protocol import Protocol
 from exotrack.tables import Tracks
 
 D = 4.9
 NO_FLOW = Protocol.from_dict({"link": {"flow": "none"}})
+OWN = Protocol.from_dict({"diffusion": {"velocity": "track"}})
+STEP = np.sqrt(2 * D * FRAME_S)  # s.d. of a displacement along an axis
 
 
 def steps_per_track(d, axis):
@@ -103,6 +106,79 @@ def test_likelihood_after_subtraction_of_the_flow_is_unbiased(noise_ratio, windo
         moving = measure(to_tracks(path, first, error_um=error, flow=shake), acquisition())
         ratio.append(np.mean(moving.D_um2_s) / np.mean(still.D_um2_s))
     assert np.mean(ratio) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("window", [1, 9])
+def test_velocities_do_not_shake_the_flow(window):
+    """Eight tracks in view that come and go: a flow fitted without their velocities left D 14 and 92 % too large."""
+    rng = np.random.default_rng(18)
+    ratio = []
+    for _ in range(4):
+        kicks = rng.normal(0, 1.5, (902 + window, 2))
+        shake = np.apply_along_axis(np.convolve, 0, kicks, np.ones(window) / window, "valid").cumsum(axis=0)
+        first = np.clip(np.repeat(np.arange(0, 859, 41), 8) + rng.integers(0, 41, 168), 0, 859)
+        path = positions(rng, np.full(168, D), 41)
+        moving = path + STEP * rng.normal(size=(168, 1, 2)) * np.arange(41)[:, None]
+        still = displacements(to_tracks(path, first), acquisition(), NO_FLOW)
+        d = displacements(to_tracks(moving, first, flow=shake), acquisition(), OWN)
+        assert d.stride == 1
+        ratio.append(d.D_um2_s / still.D_um2_s)
+    assert np.mean(ratio) == pytest.approx(1.0, abs=0.03)
+
+
+def test_what_is_constant_over_a_track_costs_no_diffusion_where_velocities_are_fitted():
+    flow = {"y_um": np.zeros(1000), "x_um": np.zeros(1000), "own_share": 0.01}
+    whole = FlowBesideVelocities(**flow, window=1000, n_steps=20)
+    frame = FlowBesideVelocities(**flow, window=1, n_steps=20)
+    assert whole.lost_diffusion(0.3, 0.1) == pytest.approx(0.0, abs=1e-12)
+    assert whole.lost_covariance(0, 1.0, 0.1) == pytest.approx(0.0, abs=1e-12)
+    assert frame.lost_diffusion(0.0, 0.0) == pytest.approx(0.01)
+    assert frame.lost_covariance(0, 1.0, 0.0) == pytest.approx(0.95 * 0.01 / 0.99)
+
+
+@pytest.mark.parametrize("n_steps", [2, 3, 5, 20])
+def test_covariances_about_the_mean_velocity_are_those_of_dense_algebra(n_steps):
+    rng = np.random.default_rng(n_steps)
+    gap = rng.integers(1, 4, n_steps)
+    used = gap < 3
+    a, b = 1.7, -0.4
+    c = np.diag(a + (gap - 1) * (a + 2 * b)) + b * (np.eye(n_steps, k=1) + np.eye(n_steps, k=-1))
+    about = np.eye(n_steps) - np.outer(gap, np.ones(n_steps)) / gap.sum()
+    expected = about @ c @ about.T
+    both = used[1:] & used[:-1]
+    step = rng.normal(size=n_steps)
+    y, x, matrix = without_mean_velocity(step, -step, gap, np.zeros(n_steps, int), 1, used)
+    np.testing.assert_allclose(y, about @ step, atol=1e-12)
+    np.testing.assert_allclose(x, -y, atol=1e-12)
+    square, product = matrix[0] @ [a, b]
+    assert square == pytest.approx(np.diag(expected)[used].sum())
+    assert product == pytest.approx(np.diag(expected, 1)[both].sum())
+
+
+@pytest.mark.parametrize("speed", [0.0, 1.0])
+def test_noise_and_pooled_diffusion_are_free_of_own_velocities(speed):
+    """6000 tracks of 10 displacements, σ²/(DΔt) = 0.3, R = 1/6: standard errors 0.9 % of D, 1.3 % of the variance."""
+    rng = np.random.default_rng(19)
+    sigma = np.sqrt(0.3 * D * FRAME_S)
+    path = positions(rng, np.full(6000, D), 11, blur=1 / 6, sigma_um=sigma)
+    path = path + speed * STEP * rng.normal(size=(6000, 1, 2)) * np.arange(11)[:, None]
+    d = displacements(to_tracks(path, rng.integers(1, 880, 6000)), acquisition(1 / 6), OWN)
+    assert d.stride == 1
+    assert d.D_um2_s == pytest.approx(D, abs=3.5 * d.D_err_um2_s)
+    assert d.D_err_um2_s < 0.011 * D
+    assert d.noise.variance_y.mean() == pytest.approx(sigma**2, rel=0.05)
+    assert d.anisotropy == pytest.approx(1.0, abs=0.06)
+
+
+def test_images_carried_over_are_found_beside_velocities():
+    rng = np.random.default_rng(20)
+    seen = positions(rng, np.full(700, D), 90)
+    for i in range(1, seen.shape[1]):
+        seen[:, i] = 0.4 * seen[:, i - 1] + 0.6 * seen[:, i]
+    moving = seen[:, 10:] + 0.3 * STEP * rng.normal(size=(700, 1, 2)) * np.arange(80)[:, None]
+    d = displacements(to_tracks(moving, rng.integers(1, 800, 700)), acquisition(None), OWN)
+    assert 3 <= d.stride <= 8
+    assert d.D_um2_s == pytest.approx(D, rel=0.05)  # standard error 1.5 %
 
 
 def test_localization_error_is_recovered_per_brightness_class():

@@ -61,6 +61,7 @@ for _command in (
     inspection.inspect,
     study.report,
     study.compare,
+    study.calibrate,
     devices.devices,
 ):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""Commands on a whole study: demo, run, report, compare."""
+"""Commands on a whole study: demo, run, report, compare, calibrate."""
 
 from __future__ import annotations
 
@@ -134,6 +134,38 @@ def compare(
         raise InputError(f"{folder}: no other batch with sizes to compare {reference!r} with")
     header = ["batch", "Wasserstein distance, nm", "by chance up to, nm", "ratio of D50", "ratio of concentrations"]
     terminal.table(f"Batches against {reference}", header, rows)
+
+
+def calibrate(
+    folder: Annotated[Path, typer.Argument(help="Result folder with bead videos.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Table of depths to write.", metavar="DEPTH.csv")],
+    reference_error: Annotated[
+        float, typer.Option(help="Relative standard uncertainty of the beads' stated concentrations.")
+    ] = 0.05,
+) -> None:
+    """Measure the depth of the observed volume with beads of known concentration.
+
+    The study's sheet has rows of the role bead with reference_diameter_nm and reference_per_ml (before the dilution in
+    the column dilution). Name the table in the column depth_table of the videos that were recorded with the same
+    settings; depths are then looked up by brightness.
+
+    Example: exotrack calibrate bead-results --out depth.csv
+    """
+    from exotrack.pipeline.calibrate import calibrate as measure
+
+    table = measure(folder, out, reference_error=reference_error)
+    rows = [
+        [
+            f"{p.diameter_nm:g}",
+            "" if p.mass_dn is None else f"{p.mass_dn:.4g}",
+            f"{p.depth_um:.2f}",
+            f"{p.relative_error:.1%}",
+        ]
+        for p in table.points
+    ]
+    header = ["beads, nm", "signal, DN", "depth, µm", "standard uncertainty"]
+    terminal.table("Effective depth", header, rows)
+    terminal.say(f"Depth table: {out}")
 
 
 def _ratio(pair: Mapping[Any, Any], name: str, *, invert: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,12 @@ from exotrack.acquisition import Acquisition
 from exotrack.displacements.flow import Flow, estimate_flow, no_flow
 from exotrack.displacements.noise import Noise, Steps, measure_noise, uncorrelated_stride
 from exotrack.displacements.shear import shear_of
+from exotrack.displacements.stuck import stuck_tracks
+from exotrack.displacements.velocity import estimate_flow_beside_velocities, steps_about_mean, without_mean_velocity
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
 from exotrack.tables import F64, I32, I64, Mask, SpotFlag, Tracks
 
-_STUCK_MIN_STEPS = 30  # at 10, 3 % of free particles without localization error pass for stuck, and D rises by 2 %
-_STUCK_RATIO = 0.8
-_RESTING_SHARE = 0.25  # of the localizations of a track: those of a particle that blinks are not all recognized
 _ERROR_RANGE = 5.0  # a Fisher error this many times off the median is a failed fit, not information
 
 
@@ -136,21 +135,26 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
     step_y, step_x, gap, source, of_step = _differences(y, x, frame, offsets)
     identity = tracks.identity[rows][offsets[:-1]]
     resting = (tracks.flag[rows] & SpotFlag.RESTING) != 0
-    stuck = _stuck(y, x, step_y**2 + step_x**2, offsets, identity, resting)
+    stuck = stuck_tracks(y, x, step_y**2 + step_x**2, offsets, identity, resting)
     at = frame[source]
     if shear is not None:
         step_y, step_x = shear.taken_off(step_y, step_x, y[source], x[source], at, gap)
 
     single = (gap == 1) & ~stuck[of_step]
-    weight = _track_weights(step_y, step_x, of_step, single, len(stuck))
+    own_velocity = settings.diffusion.velocity == "track"
+    still_y, still_x = step_y, step_x
+    if own_velocity:
+        still_y, still_x, _ = without_mean_velocity(step_y, step_x, gap, of_step, len(stuck), single)
+    weight = _track_weights(still_y, still_x, of_step, single, len(stuck))
     if settings.link.flow == "none":
         flow = no_flow(n_frames)
     else:
-        flow = estimate_flow(
-            step_y[single], step_x[single], at[single], of_step[single], weight[of_step[single]], n_frames
-        )
+        estimate = estimate_flow_beside_velocities if own_velocity else estimate_flow
+        flow = estimate(step_y[single], step_x[single], at[single], of_step[single], weight[of_step[single]], n_frames)
     step_y, step_x = step_y - _flow_between(flow.y_um, at, gap), step_x - _flow_between(flow.x_um, at, gap)
     steps = Steps(step_y[single], step_x[single], at[single], of_step[single], len(stuck))
+    if own_velocity:
+        steps = steps_about_mean(steps, step_y, step_x, gap, of_step, single)
     stride = uncorrelated_stride(steps, weight, flow)
 
     first = offsets[:-1]
@@ -173,6 +177,8 @@ def displacements(tracks: Tracks, acquisition: Acquisition, protocol: Protocol |
         single = (gap == stride) & ~stuck[whole][of_step]
         turn = (at - frame[offsets[:-1]][of_step]) // stride
         steps = Steps(step_y[single], step_x[single], turn[single], of_step[single], len(whole))
+        if own_velocity:
+            steps = steps_about_mean(steps, step_y, step_x, gap // stride, of_step, single)
 
     noise = measure_noise(
         steps,
@@ -243,30 +249,6 @@ def _rows_of_tracks(tracks: Tracks) -> tuple[I64, I64]:
     return rows, np.concatenate([[0], np.cumsum(length[length >= 2])]).astype(np.int64)
 
 
-def _stuck(y: F64, x: F64, square: F64, offsets: I64, identity: I64, resting: Mask) -> Mask:
-    """Which tracks do not move: by the spread of their places, alone or with the other pieces, or found at rest."""
-    n = np.diff(offsets)
-    of_row, of_step = np.repeat(np.arange(len(n)), n), np.repeat(np.arange(len(n)), n - 1)
-    _, unit = np.unique(identity, return_inverse=True)
-    whole = _spread_ratio(y, x, square, unit[of_row], unit[of_step])[unit]
-    alone = _spread_ratio(y, x, square, of_row, of_step)
-    at_rest = np.bincount(of_row, resting, len(n)) > _RESTING_SHARE * n
-    return np.asarray((alone > _STUCK_RATIO) | (whole > _STUCK_RATIO) | at_rest)
-
-
-def _spread_ratio(y: F64, x: F64, square: F64, of_row: I64, of_step: I64) -> F64:
-    """Half the mean squared displacement over the variance of the places of each group; 0 for groups of few."""
-    size = int(of_row.max(initial=-1)) + 1
-    n, steps = np.bincount(of_row, minlength=size), np.bincount(of_step, minlength=size)
-    variance = np.zeros(size)
-    for axis in (y, x):
-        mean = np.bincount(of_row, axis, size) / np.maximum(n, 1)
-        variance += np.bincount(of_row, (axis - mean[of_row]) ** 2, size) / np.maximum(n, 1)
-    half_step = 0.5 * np.bincount(of_step, square, size) / np.maximum(steps, 1)
-    ratio: F64 = np.where(n > _STUCK_MIN_STEPS, half_step / np.maximum(variance, 1e-300), 0.0)
-    return ratio
-
-
 def _track_means(value: F64, offsets: I64) -> F64:
     if len(offsets) == 1:
         return np.empty(0)
@@ -306,7 +288,7 @@ def _pooled_short(steps: Steps, unit: I64, flow: Flow, interval_s: float) -> tup
     result = []
     influence = np.zeros(steps.n_tracks)
     for axis in (steps.y, steps.x):
-        one = Steps(axis, np.zeros_like(axis), steps.frame, steps.track, steps.n_tracks)
+        one = replace(steps, y=axis, x=np.zeros_like(axis))
         (square, n0), (product, n1) = one.products(0), one.products(1)
         if not n0.any() or not n1.any():
             return float("nan"), float("nan"), float("nan")

@@ -27,7 +27,7 @@ def likelihood_rows(d: Displacements, acquisition: Acquisition, protocol: Protoc
     acquisition : Acquisition
         Conditions of that video, which turn sizes into diffusion coefficients.
     protocol : Protocol
-        The size grid.
+        The size grid, and whether each track may have a velocity of its own.
     backend : str
         "auto", "cpu" or "cuda".
 
@@ -35,11 +35,17 @@ def likelihood_rows(d: Displacements, acquisition: Acquisition, protocol: Protoc
     -------
     float32 array, shape (n_tracks, n_grid)
         0 at the most likely size of each track.
+
+    Raises
+    ------
+    BackendError
+        The backend cannot run here.
     """
     diffusion = acquisition.stokes_einstein_um2_s_nm / (size_grid_nm(protocol) * d.diffusion_scale)
     rows: F32 = backends.load(backend).likelihood(
         *d.covariance_model,
         diffusion,
         frame_interval_s=acquisition.frame_interval_s,
+        own_velocity=protocol.diffusion.velocity == "track",
     )
     return rows

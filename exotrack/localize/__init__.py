@@ -7,6 +7,8 @@
    maximum-likelihood refinement with errors from the Fisher matrix.
 """
 
+from exotrack.localize.injection import Detection as Detection
+from exotrack.localize.injection import injected_detection as injected_detection
 from exotrack.localize.stream import FrameSource as FrameSource
 from exotrack.localize.stream import calibrate as calibrate
 from exotrack.localize.stream import localize as localize

@@ -7,11 +7,10 @@ likelihood rows of one batch are in memory at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,52 +18,17 @@ import pyarrow as pa
 from dask.delayed import delayed
 
 from exotrack import storage
+from exotrack.crosscheck import Dls, dls
 from exotrack.heterogeneity import compare
+from exotrack.pipeline import outcome
+from exotrack.pipeline.checks import detection_from
+from exotrack.pipeline.outcome import NOTHING, Group, Pooled, columns
 from exotrack.pipeline.plan import Job
 from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, track_rows
-from exotrack.sizing.crowding import MISLINK_MOST
-from exotrack.sizing.summary import summary_names
+from exotrack.sizing.summary import class_edges
 from exotrack.tables import Estimate, SizeDistribution
-
-VIDEOS_ADVISED: Final = 3
-TRACKS_ADVISED: Final = 1000
-BORDER_HIGH: Final = 0.01
-"""Share of a distribution at the ends of the size grid from which on its tails are not to be trusted."""
-NOTHING: Final = Estimate(np.nan, np.nan, np.nan)
-COUNTS: Final = ("n_videos", "n_failed", "n_particles", "n_tracks", "weighting")
-"""Columns of samples.csv and batches.csv between the names and the numbers."""
-ENDS: Final = ("", "_lo", "_hi")
-"""What is added to the name of a number for its value and the ends of its interval."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Videos that are taken together: one, those of a sample, or those of a batch."""
-
-    level: str
-    """"video", "sample" or "batch"."""
-    batch: str
-    sample: str
-    """Empty for a batch."""
-    name: str
-    """As in `distributions.parquet`: the video's id, BATCH/SAMPLE, or the batch."""
-    jobs: tuple[Job, ...]
-    """The videos that were analysed."""
-    n_failed: int
-    """The videos that could not be."""
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """What the videos of a group say together."""
-
-    sizes: SizeDistribution
-    concentration: Estimate
-    """Particles per mL; NaN where a depth is not known."""
-    n_particles: int
-    """Uncut tracks that are long enough."""
 
 
 def groups(jobs: Sequence[Job], failures: Mapping[str, Any]) -> list[Group]:
@@ -93,6 +57,15 @@ def groups(jobs: Sequence[Job], failures: Mapping[str, Any]) -> list[Group]:
     ]
 
 
+def _blanks(jobs: Sequence[Job], failures: Mapping[str, Any]) -> dict[str, list[Job]]:
+    """The blanks of each batch: its own, or else those of batches without samples, which serve all."""
+    blanks = [job for job in jobs if job.row.role == "blank" and job.row.video_id not in failures]
+    with_samples = {job.row.batch for job in jobs if job.row.role == "sample"}
+    shared = [job for job in blanks if job.row.batch not in with_samples]
+    own = {batch: [job for job in blanks if job.row.batch == batch] for batch in with_samples}
+    return {batch: mine or shared for batch, mine in own.items()}
+
+
 def write(
     out: Path,
     jobs: Sequence[Job],
@@ -102,13 +75,13 @@ def write(
     engine: Threads | Cluster,
     progress: Progress | None,
 ) -> None:
-    """Write distributions.parquet, samples.csv, batches.csv and comparisons.csv."""
-    everything = groups(jobs, failures)
+    """Write distributions.parquet, samples.csv, batches.csv, budget.csv, populations.csv and comparisons.csv."""
+    everything, blanks = groups(jobs, failures), _blanks(jobs, failures)
     found: dict[tuple[str, str], Pooled] = {}
     names = list(dict.fromkeys(group.batch for group in everything))
     for done, batch in enumerate(names, start=1):
         mine = [group for group in everything if group.batch == batch]
-        tasks = _tasks(mine, protocol, backend, engine.token)
+        tasks = _tasks(mine, blanks.get(batch, []), protocol, backend, engine.token)
         of_members = dict(zip(tasks, engine.compute(list(tasks.values()), Watch(None)), strict=True))
         for group in mine:
             pooled = of_members[_members(group)]
@@ -120,10 +93,12 @@ def write(
     results = [(group, found[group.level, group.name]) for group in everything]
     batches = [(group, pooled) for group, pooled in results if group.level == "batch"]
     samples = [(group, pooled) for group, pooled in results if group.level == "sample"]
-    numbers = (*summary_names(protocol.size.class_edges_nm), "concentration_per_ml")
+    edges = protocol.size.class_edges_nm
     storage.write_parquet(out / "distributions.parquet", _distributions(results), {"protocol_sha256": protocol.sha256})
-    storage.write_csv(out / "samples.csv", _frame(samples, ("batch", "sample"), numbers))
-    storage.write_csv(out / "batches.csv", _frame(batches, ("batch",), numbers))
+    storage.write_csv(out / "samples.csv", outcome.frame(samples, ("batch", "sample"), edges))
+    storage.write_csv(out / "batches.csv", outcome.frame(batches, ("batch",), edges))
+    storage.write_csv(out / "budget.csv", outcome.budgets([*samples, *batches]))
+    storage.write_csv(out / "populations.csv", outcome.populations([*samples, *batches]))
     storage.write_csv(out / "comparisons.csv", _comparisons(batches))
 
 
@@ -132,21 +107,24 @@ def _members(group: Group) -> tuple[str, ...]:
     return tuple(job.row.video_id for job in group.jobs)
 
 
-def _tasks(mine: Sequence[Group], protocol: Protocol, backend: str, token: str) -> dict[tuple[str, ...], Task]:
+def _tasks(
+    mine: Sequence[Group], blanks: Sequence[Job], protocol: Protocol, backend: str, token: str
+) -> dict[tuple[str, ...], Task]:
     """The graph of one batch: likelihood rows per video, then one task per set of videos.
 
     A video is often all that its sample has, and a sample all that its batch has: such groups share one task.
     """
-    by_name = {job.row.video_id: job for group in mine for job in group.jobs}
+    by_name = {job.row.video_id: job for job in (*(job for group in mine for job in group.jobs), *blanks)}
     rows = {
         name: delayed(partial(_rows, job), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
         for name, job in by_name.items()
     }
     first = {_members(group): group for group in reversed(mine)}
+    of_blanks = [rows[job.row.video_id] for job in blanks]
     return {
         members: (
-            delayed(partial(_pool, protocol, backend), pure=False)(
-                *(rows[name] for name in members), dask_key_name=f"pool-{token}-{group.level}-{group.name}"
+            delayed(partial(_pool, protocol, backend, len(members)), pure=False)(
+                *(rows[name] for name in members), *of_blanks, dask_key_name=f"pool-{token}-{group.level}-{group.name}"
             ),
             0,
         )
@@ -156,15 +134,30 @@ def _tasks(mine: Sequence[Group], protocol: Protocol, backend: str, token: str) 
 
 def _rows(job: Job) -> TrackRows:
     assert job.source is not None  # a video without a header has failed
-    return track_rows(storage.read_tracks(job.folder), job.source.acquisition, job.protocol, backend=job.backend)
-
-
-def _pool(protocol: Protocol, backend: str, *rows: TrackRows) -> Pooled:
-    return Pooled(
-        sizes=pool(rows, protocol, backend=backend),
-        concentration=concentration(rows) or NOTHING,
-        n_particles=sum(len(np.unique(video.identity)) for video in rows),
+    detection = detection_from(storage.read_record(job.folder) or {})
+    detect = None if detection is None else detection.at
+    return track_rows(
+        storage.read_tracks(job.folder), job.source.acquisition, job.protocol, detect=detect, backend=job.backend
     )
+
+
+def _pool(protocol: Protocol, backend: str, n_videos: int, *rows: TrackRows) -> Pooled:
+    """Of the first so many videos; the others are blanks."""
+    of_group, blanks = rows[:n_videos], rows[n_videos:]
+    sizes = pool(of_group, protocol, backend=backend)
+    return Pooled(
+        sizes=sizes,
+        concentration=concentration(of_group, blanks),
+        dls=_dls(sizes),
+        n_particles=sum(len(np.unique(video.identity)) for video in of_group),
+    )
+
+
+def _dls(sizes: SizeDistribution) -> Dls | None:
+    if not len(sizes) or sizes.weighting != "number":
+        return None
+    share = sizes.density_per_nm * np.diff(class_edges(sizes.diameter_nm))
+    return dls(sizes.diameter_nm, share, sizes.replicates)
 
 
 def _distributions(results: Sequence[tuple[Group, Pooled]]) -> pa.Table:
@@ -182,64 +175,11 @@ def _distributions(results: Sequence[tuple[Group, Pooled]]) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks() if tables else SizeDistribution.empty().to_arrow()
 
 
-def _frame(results: Sequence[tuple[Group, Pooled]], names: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
-    """samples.csv or batches.csv: the same columns whatever was found; numbers that nothing is known of are NaN."""
-    with_ends = [f"{name}{end}" for name in numbers for end in ENDS]
-    columns = [*names, *COUNTS, *with_ends, "quality"]
-    return pd.DataFrame([_row(group, pooled) for group, pooled in results], columns=columns)
-
-
-def _row(group: Group, pooled: Pooled) -> dict[str, Any]:
-    """One row of samples.csv or batches.csv, without the numbers that nothing is known of."""
-    counts = {
-        "n_videos": len(group.jobs),
-        "n_failed": group.n_failed,
-        "n_particles": pooled.n_particles,
-        "n_tracks": pooled.sizes.n_tracks,
-        "weighting": pooled.sizes.weighting,
-    }
-    estimates = {**pooled.sizes.summary, "concentration_per_ml": pooled.concentration}
-    numbers = {k: v for name, estimate in estimates.items() for k, v in _columns(name, estimate).items()}
-    return {
-        "batch": group.batch,
-        "sample": group.sample,
-        **counts,
-        **numbers,
-        "quality": "; ".join(_remarks(group, pooled)),
-    }
-
-
-def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
-    if group.n_failed:
-        yield f"{group.n_failed} video(s) failed"
-    if len(group.jobs) < VIDEOS_ADVISED:
-        yield f"fewer than {VIDEOS_ADVISED} videos"
-    if pooled.sizes.n_tracks < TRACKS_ADVISED:
-        yield f"fewer than {TRACKS_ADVISED} tracks"
-    refused = [name for name, index in pooled.sizes.mislink_index.items() if index > MISLINK_MOST]
-    if refused:
-        worst = max(pooled.sizes.mislink_index[name] for name in refused)
-        yield f"{', '.join(refused)} not reported: mislink index up to {worst:.2f}, dilute or record faster"
-    at_border = _share_at_border(pooled.sizes)
-    if at_border > BORDER_HIGH:
-        yield f"{at_border:.0%} of the distribution at the border of the size grid"
-
-
-def _share_at_border(sizes: SizeDistribution) -> float:
-    """Share of the distribution in the outermost three classes on either side; 0 without a distribution."""
-    share = sizes.density_per_nm * sizes.diameter_nm  # classes of equal width in ln d
-    return float((share[:3].sum() + share[-3:].sum()) / share.sum()) if len(sizes) else 0.0
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {f"{name}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
-
-
 def _comparisons(batches: Sequence[tuple[Group, Pooled]]) -> pd.DataFrame:
     """comparisons.csv: one row per pair of batches that hold tracks."""
-    columns = ("batch_a", "batch_b", *_columns("wasserstein_nm", NOTHING), "wasserstein_null_nm")
-    ratios = (*_columns("d50_ratio", NOTHING), *_columns("concentration_ratio", NOTHING))
-    return pd.DataFrame(list(_compared(batches)), columns=[*columns, *ratios])
+    distance = ("batch_a", "batch_b", *columns("wasserstein_nm", NOTHING), "wasserstein_null_nm")
+    ratios = (*columns("d50_ratio", NOTHING), *columns("concentration_ratio", NOTHING))
+    return pd.DataFrame(list(_compared(batches)), columns=[*distance, *ratios])
 
 
 def _compared(batches: Sequence[tuple[Group, Pooled]]) -> Iterator[dict[str, Any]]:
@@ -250,10 +190,10 @@ def _compared(batches: Sequence[tuple[Group, Pooled]]) -> Iterator[dict[str, Any
         yield {
             "batch_a": a.name,
             "batch_b": b.name,
-            **_columns("wasserstein_nm", result.wasserstein_nm),
+            **columns("wasserstein_nm", result.wasserstein_nm),
             "wasserstein_null_nm": result.wasserstein_null_nm,
-            **_columns("d50_ratio", result.d50_ratio),
-            **_columns("concentration_ratio", _ratio(of_a.concentration, of_b.concentration)),
+            **columns("d50_ratio", result.d50_ratio),
+            **columns("concentration_ratio", _ratio(of_a.concentration.net, of_b.concentration.net)),
         }
 
 

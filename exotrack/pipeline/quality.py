@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.sizing.count import Count
 from exotrack.sizing.crowding import MISLINK_HIGH, MISLINK_MOST
 from exotrack.tables import F64, U16, LinkSummary, Localizations, ParticleFlag, Particles, SpotFlag, SpotModel
 
@@ -20,6 +21,9 @@ SHEAR_STEPS = 0.15
 """Displacement at the border of the field relative to its centre, in Brownian steps, that adds 1 % to D."""
 ANISOTROPY = 0.05
 FRAMES_FEW = 100
+MERGING_WIDTHS = 2.5
+"""Distance of two spots, in widths, below which they are found as one."""
+PARTICLES_FEW = 5.0
 SPOTS_USUAL = 5
 """Spots per frame from which on a frame without any is not chance."""
 
@@ -52,11 +56,15 @@ class Evidence:
     stride: int
     """Frames that a displacement spans; more than 1 where images are carried over."""
     n_frames: int
+    count: Count
+    without_linking: Mapping[str, Any]
+    """As `video.json` holds it."""
 
 
 def flags(evidence: Evidence) -> list[Flag]:
     """All remarks on a video, in a fixed order: the recording, the spots, the motion, the counts."""
-    return [flag for part in (_recording, _spots, _motion, _counts) for flag in part(evidence)]
+    parts = (_recording, _spots, _motion, _counts, _checks)
+    return [flag for part in parts for flag in part(evidence)]
 
 
 def _info(code: str, message: str) -> Flag:
@@ -225,6 +233,31 @@ def _counts(evidence: Evidence) -> Iterator[Flag]:
         yield _info(
             "few_tracks",
             f"{evidence.n_used} tracks are long enough for a size; {TRACKS_ADVISED} or more per sample are advised.",
+        )
+
+
+def _checks(evidence: Evidence) -> Iterator[Flag]:
+    model, density = evidence.model, evidence.linking.density_px2
+    merged = 1.0 - np.exp(-np.pi * (MERGING_WIDTHS * model.sigma_px) ** 2 * density)
+    if merged > SHARE_HIGH:
+        yield _warning(
+            "beyond_linear",
+            f"About {merged:.0%} of the particles have another one so near that both are one spot: counts and "
+            "concentration fall behind. Dilute the sample further.",
+        )
+    per_frame = evidence.count.particles_per_frame
+    if 0 < per_frame < PARTICLES_FEW:
+        yield _info(
+            "few_particles",
+            f"Only {per_frame:.1f} particles are in view: the concentration is uncertain. Record more fields, or "
+            "dilute less.",
+        )
+    compared = evidence.without_linking.get("piccs", {})
+    if compared.get("disagrees"):
+        yield _warning(
+            "sizes_disagree",
+            f"Distances between spots of nearby frames, which need no linking, ask for diffusion coefficients "
+            f"{compared['diffusion_ratio']:.2f} ± {compared['diffusion_ratio_error']:.2f} times those of the sizes.",
         )
 
 

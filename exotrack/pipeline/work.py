@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -17,16 +16,13 @@ import numpy as np
 
 from exotrack import __version__, storage
 from exotrack.diffusion import measure
-from exotrack.displacements import displacements
 from exotrack.errors import ExotrackError, VideoError
 from exotrack.link import link
 from exotrack.localize import calibrate, localize
+from exotrack.pipeline import checks, record
 from exotrack.pipeline.plan import Job, Part
-from exotrack.pipeline.quality import Evidence, flags
-from exotrack.sizing.crowding import class_mislinks, mislink_nm
-from exotrack.tables import F64, Array, Localizations, ParticleFlag, Particles, SpotModel, Tracks
+from exotrack.tables import Array, Localizations, Particles, SpotModel, Tracks
 from exotrack.video import Video
-from exotrack.video.calibration import CameraFile
 
 FRAMES_LEAST: Final = 3
 """Frames below which a video says nothing about motion."""
@@ -130,12 +126,12 @@ def begin(job: Job) -> Done | Begun:
 
 def _kept(job: Job, sha256: str) -> bool:
     """Whether finished results exist for this input, protocol and code; what else the sheet says is updated."""
-    record = storage.read_record(job.folder)
-    if record is None or record.get("key") != job.key(sha256):
+    kept = storage.read_record(job.folder)
+    if kept is None or kept.get("key") != job.key(sha256):
         return False
-    said = {**_said(job), "camera": _camera(_source(job))}
-    if any(record.get(name) != value for name, value in said.items()):
-        storage.write_json(job.folder / "video.json", {**record, **said})
+    said = {**record.said(job), "camera": record.camera(_source(job))}
+    if any(kept.get(name) != value for name, value in said.items()):
+        storage.write_json(job.folder / "video.json", {**kept, **said})
     return True
 
 
@@ -191,7 +187,8 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
         for stage, value in part.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
     spots = Localizations.concat([part.spots for part in parts])
-    acquisition = _source(job).acquisition
+    source = _source(job)
+    acquisition = source.acquisition
     with timed(seconds, "link"):
         tracks = link(spots, acquisition, job.protocol, backend=job.backend)
     if not len(tracks) and job.row.role != "blank":
@@ -203,9 +200,12 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
         )
     with timed(seconds, "measure"):
         particles = measure(tracks, acquisition, job.protocol, backend=job.backend)
+    with timed(seconds, "check"):
+        checked = checks.check(source, spots, tracks, job.protocol, job.backend)
     preview = next((part.preview for part in parts if part.preview is not None), None)
     with timed(seconds, "write"):
-        _write(job, begun, spots, tracks, particles, preview)
+        facts = record.found(job, source, spots, tracks, particles, checked)
+        _write(job, begun, spots, tracks, particles, preview, facts)
     return Done(begun.sha256, begun.size_bytes, seconds)
 
 
@@ -216,6 +216,7 @@ def _write(
     tracks: Tracks,
     particles: Particles,
     preview: tuple[int, Array] | None,
+    found: Mapping[str, Any],
 ) -> None:
     source = _source(job)
     provenance = {
@@ -226,112 +227,20 @@ def _write(
         "pixel_size_um": source.acquisition.pixel_size_um,
         "frame_interval_s": source.acquisition.frame_interval_s,
     }
-    record = {
-        **_said(job),
+    entries = {
+        **record.said(job),
         "key": job.key(begun.sha256),
-        **_recorded(source),
-        "camera": _camera(source),
-        **_found(job, spots, tracks, particles),
+        **record.recorded(source),
+        "camera": record.camera(source),
+        **found,
     }
     with storage.replacing_folder(job.folder) as folder:
         for name, table in (("localizations", spots), ("tracks", tracks), ("particles", particles)):
             storage.write_table(folder / f"{name}.parquet", table, {**provenance, "table": name})
         if preview is not None:
-            record["preview"] = {"frame": preview[0], "file": "frame.png"}
+            entries["preview"] = {"frame": preview[0], "file": "frame.png"}
             _write_png(folder / "frame.png", preview[1])
-        storage.write_json(folder / "video.json", record)
-
-
-def _said(job: Job) -> dict[str, Any]:
-    """What the sheet says of a video."""
-    row = job.row
-    return {
-        "video_id": row.video_id,
-        "video": row.video,
-        "batch": row.batch,
-        "sample": row.sample,
-        "role": row.role,
-        "sheet": dict(row.columns),
-    }
-
-
-def _recorded(source: Video) -> dict[str, Any]:
-    """What the video itself is."""
-    return {
-        "shape": list(source.shape),
-        "dtype": str(source.dtype),
-        "container": dict(source.container),
-        "acquisition": {name: {"value": value, "origin": origin} for name, (value, origin) in source.metadata.items()},
-        "warnings": list(source.warnings),
-    }
-
-
-def _camera(source: Video) -> dict[str, Any] | None:
-    """Which maps of the camera were used. Results outlive a change of their place, as they do one of the sheet."""
-    used = source.calibration
-    if used is None:
-        return None
-    file = str(used.path) if isinstance(used, CameraFile) else None
-    return {"file": file, "sha256": used.sha256, "excess": used.excess}
-
-
-def _found(job: Job, spots: Localizations, tracks: Tracks, particles: Particles) -> dict[str, Any]:
-    """What was found in a video, with the remarks on it."""
-    acquisition = _source(job).acquisition
-    model, linking = spots.model, tracks.linking
-    assert model is not None  # set by localize
-    assert linking is not None  # set by link
-    moved = displacements(tracks, acquisition, job.protocol)
-    used = (particles.n_steps >= job.protocol.size.min_steps) & ((particles.flag & ParticleFlag.STUCK) == 0)
-    diffusion, diameter = _median(particles.D_um2_s[used]), _median(particles.diameter_nm[used])
-    size = job.protocol.size
-    mislinks = class_mislinks(
-        mislink_nm(tracks, acquisition), size.class_edges_nm, size.diameter_min_nm, size.diameter_max_nm
-    )
-    evidence = Evidence(
-        acquisition=acquisition,
-        model=model,
-        spots=spots,
-        particles=particles,
-        linking=linking,
-        mislinks=mislinks,
-        n_used=int(used.sum()),
-        diffusion_um2_s=diffusion,
-        anisotropy=moved.anisotropy,
-        stride=moved.stride,
-        n_frames=job.n_frames,
-    )
-    return {
-        "spot_model": asdict(model),
-        "counts": {
-            "frames": job.n_frames,
-            "localizations": len(spots),
-            "spots_per_frame": len(spots) / job.n_frames,
-            "tracks": len(np.unique(tracks.particle)),
-            "tracks_used": evidence.n_used,
-            "particles": len(np.unique(tracks.identity)),
-        },
-        "linking": {
-            **asdict(linking),
-            "mislink_index_of_class": mislinks,
-            "flow_y_px_mean": _mean(linking.flow_y_px),
-            "flow_x_px_mean": _mean(linking.flow_x_px),
-        },
-        "motion": {
-            "localization_error_px": moved.localization_error_px,
-            "error_scale": _median(moved.noise.error_scale),
-            "diffusion_scale": moved.diffusion_scale,
-            "anisotropy": moved.anisotropy,
-            "stride_frames": moved.stride,
-            "D_pooled_um2_s": moved.D_um2_s,
-            "diameter_pooled_nm": acquisition.stokes_einstein_um2_s_nm / moved.D_um2_s if moved.D_um2_s > 0 else None,
-            "D_median_um2_s": diffusion,
-            "diameter_median_nm": diameter,
-        },
-        "noise_dn": model.noise_dn,
-        "saturated_share": model.saturated_share,
-        "quality": flags(evidence),
-    }
+        storage.write_json(folder / "video.json", entries)
 
 
 def _write_png(path: Path, frame: Array) -> None:
@@ -359,11 +268,3 @@ def _size(source: Video) -> int | None:
     """Bytes of the files of a video; None for a URL."""
     files = source.source.facts.files
     return sum(file.stat().st_size for file in files) if files else None
-
-
-def _median(values: F64) -> float:
-    return float(np.median(values)) if len(values) else math.nan
-
-
-def _mean(values: F64) -> float:
-    return float(np.mean(values)) if len(values) else 0.0

@@ -1,137 +1,150 @@
-"""Particles per ml from the particles seen per frame and a calibrated depth."""
+"""Particles per ml of a sample: mean of its videos, net of the blanks, with a check that needs no depth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
-from exotrack.acquisition import Acquisition
-from exotrack.displacements import Displacements
-from exotrack.protocol import ConditionSection
-from exotrack.tables import F64, Estimate, Tracks
+from exotrack.sizing.count import Count
+from exotrack.sizing.counting import poisson_factors
+from exotrack.sizing.rows import TrackRows
+from exotrack.tables import F64, Estimate
 
-if TYPE_CHECKING:
-    from exotrack.sizing.rows import TrackRows
+FLUX_MODEL = 0.07
+"""Relative standard uncertainty of the flux estimate from its model: faces of the volume that are not sharp."""
 
-_UM3_PER_ML = 1e12
-_LEAST_CONFIRMED = 0.2  # below this share of confirmed frames the correction is an extrapolation
+_NONE_UPPER = 3.6889  # of the mean of a Poisson count of none, 97.5 %
+_Z95 = 1.959964
+_NAN = float("nan")
+_UNKNOWN = Estimate(_NAN, _NAN, _NAN)
 
 
 @dataclass(frozen=True)
-class Count:
-    """Particles of one video in its observed volume."""
+class Concentration:
+    """What the videos of one sample or batch say about its concentration, in particles per ml before dilution."""
 
-    particles_per_frame: float
-    """Moving particles in view, corrected for tracks too short to be confirmed."""
-    concentration_per_ml: float
-    """In the sample before its dilution."""
-    relative_error: float
-    """Relative standard error from counting; frames are not independent."""
-    systematic: float
-    """Relative standard uncertainty that all videos share: area of a pixel, and depth."""
-
-
-def count(
-    d: Displacements,
-    tracks: Tracks,
-    acquisition: Acquisition,
-    diffusion_um2_s: F64,
-    shortest: int,
-    conditions: ConditionSection,
-) -> Count | None:
-    """Particles per frame and volume of one video; None where the depth is not known or nothing moves.
-
-    Only localizations in moving identities that span at least `shortest` frames are counted, so that false spots are
-    not; the share φ of localizations that this leaves out follows from the axial exchange of particles with a slab,
-    P(L ≥ k) = k^−½ and mean track length h/(2√(DΔt/π)), at the median D. φ below 0.2 is taken as 0.2.
-
-    Parameters
-    ----------
-    d : Displacements
-        Of the video.
-    tracks : Tracks
-        What `d` was made from.
-    acquisition : Acquisition
-        Depth, dilution, frame shape and number of frames.
-    diffusion_um2_s : float64 array
-        Diffusion coefficients of the usable tracks.
-    shortest : int
-        Frames of the shortest confirmed track.
-    conditions : ConditionSection
-        Uncertainties of pixel size and depth.
-    """
-    if acquisition.depth_um is None or len(diffusion_um2_s) == 0:
-        return None
-    shape = acquisition.frame_shape or (int(np.ptp(tracks.y)) + 1, int(np.ptp(tracks.x)) + 1)
-    n_frames = acquisition.n_frames or int(tracks.frame.max()) + 1
-    area = shape[0] * shape[1] * acquisition.pixel_size_um**2
-    diffusion = float(np.median(diffusion_um2_s))
-    confirmed = int(d.n_frames[(d.span >= shortest) & ~d.stuck].sum())
-    share = confirmed_share(diffusion, shortest, acquisition.depth_um, acquisition.frame_interval_s)
-    per_frame = confirmed / n_frames / max(share, _LEAST_CONFIRMED)
-    duration = n_frames * acquisition.frame_interval_s
-    fano = counting_fano(diffusion, acquisition.depth_um, duration)
-    return Count(
-        particles_per_frame=per_frame,
-        concentration_per_ml=per_frame / (area * acquisition.depth_um) * _UM3_PER_ML * acquisition.dilution,
-        relative_error=float(np.sqrt(fano / per_frame)),
-        systematic=float(np.hypot(2.0 * conditions.pixel_size_relative, conditions.depth_relative)),
-    )
+    net: Estimate
+    """Without what the blanks hold; equal to `gross` where there are none."""
+    gross: Estimate
+    blank: Estimate
+    """What the blanks hold, times the dilution of the sample; NaN without blanks."""
+    lod_per_ml: float
+    """Limit of detection: mean of the blanks and 3.3 s.d. of a blank, times the dilution; NaN without blanks."""
+    flux: Estimate
+    """From arrivals, without depth: a check of the calibration."""
+    fields: int
+    """Places of the sample that were recorded."""
+    independent: float
+    """Independent particles that were seen."""
 
 
-def confirmed_share(diffusion_um2_s: float, shortest: int, depth_um: float, frame_interval_s: float) -> float:
-    """Share of localizations that belong to tracks of `shortest` frames or more, for axial exchange with a slab.
-
-    Valid where the depth is a few times the displacement during `shortest` frames.
-    """
-    mean_length = depth_um / (2.0 * np.sqrt(diffusion_um2_s * frame_interval_s / np.pi))
-    j = np.arange(1, shortest)
-    missed = np.sum(j**-0.5) - (shortest - 1) * shortest**-0.5
-    return float(1.0 - missed / mean_length)
-
-
-def counting_fano(diffusion_um2_s: float, depth_um: float, duration_s: float) -> float:
-    """Variance of the mean number in view over that number, for a static slab watched for some time.
-
-    Particles stay for many frames, so the count improves only with the fourth root of the duration: the
-    autocorrelation of the number in a slab is averaged over all pairs of frames.
-    """
-    tau = (np.arange(4000) + 0.5) / 4000 * duration_s
-    alpha = depth_um / np.sqrt(4.0 * diffusion_um2_s * tau)
-    correlation = special.erf(alpha) - (1.0 - np.exp(-(alpha**2))) / (alpha * np.sqrt(np.pi))
-    return float(2.0 * np.mean((1.0 - tau / duration_s) * correlation))
-
-
-def concentration(rows: Sequence[TrackRows]) -> Estimate | None:
-    """Concentration in particles per ml over the videos of one sample or batch, with a 95 % interval.
-
-    Geometric mean with an interval on the logarithm: from counting, or Student's interval of the videos where that is
-    wider, and in either case with the uncertainties of pixel size and depth that all videos share.
+def concentration(rows: Sequence[TrackRows], blanks: Sequence[TrackRows] = ()) -> Concentration:
+    """Concentration over the videos of one sample or batch, with 95 % intervals.
 
     Parameters
     ----------
     rows : sequence of TrackRows
-        One per video.
+        One per video of the sample.
+    blanks : sequence of TrackRows
+        One per video of the diluent alone.
 
     Returns
     -------
-    Estimate or None
-        None unless every video that has usable tracks has a known depth.
+    Concentration
+        NaN throughout where not every video has a known depth; the flux needs none.
+
+    Notes
+    -----
+    The mean over videos. Its interval comes from counting (Garwood's, of the independent particles) or from the spread
+    of the videos (Student's, on the logarithm), whichever is wider, and in either case from the uncertainties of pixel
+    size and depth that all videos share. The interval of the difference from the blanks joins the ends of the two
+    intervals (the method of variance estimates recovery), before those uncertainties, which multiply both.
+
+    References
+    ----------
+    Zou & Donner, Stat. Med. 27, 1693 (2008), doi:10.1002/sim.3095.
     """
-    counts = [r.count for r in rows if len(r)]
-    known = [c for c in counts if c is not None and c.concentration_per_ml > 0]
-    if not known or len(known) < len(counts):
-        return None
-    logs = np.log([c.concentration_per_ml for c in known])
-    centre = float(np.mean(logs))
-    n = len(known)
-    counting = 1.959964 * float(np.sqrt(np.mean([c.relative_error**2 for c in known]) / n))
-    between = float(stats.t.ppf(0.975, n - 1) * np.std(logs, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    shared = 1.959964 * float(np.sqrt(np.mean([c.systematic**2 for c in known])))
-    half = float(np.hypot(max(counting, between), shared))
-    value, lo, hi = np.exp([centre, centre - half, centre + half])
-    return Estimate(float(value), float(lo), float(hi))
+    counts = [r.count for r in rows]
+    gross = _mean(counts, [c.concentration_per_ml for c in counts])
+    shared = float(np.sqrt(np.mean([c.systematic**2 for c in counts]))) if counts else 0.0
+    blank, lod = _UNKNOWN, _NAN
+    net = gross
+    if blanks and np.isfinite(gross.value):
+        dilution = float(np.mean([c.dilution for c in counts]))
+        of_blanks = [r.count for r in blanks]
+        values = [c.concentration_per_ml / c.dilution * dilution for c in of_blanks]
+        blank = _mean(of_blanks, values, scale=[dilution / c.dilution for c in of_blanks])
+        counting = [c.unit_per_ml / c.dilution * dilution * np.sqrt(c.independent) for c in of_blanks]
+        scatter = float(np.std(values, ddof=1)) if len(values) > 2 else 0.0
+        lod = float(np.mean(values) + 3.3 * max(scatter, float(np.sqrt(np.mean(np.square(counting))))))
+        net = _difference(gross, blank)
+    flux = [c.flux_per_ml for c in counts]
+    return Concentration(
+        net=_widened(net, shared),
+        gross=_widened(gross, shared),
+        blank=_widened(blank, shared),
+        lod_per_ml=lod,
+        flux=_flux_mean(counts, flux),
+        fields=sum(c.fields for c in counts),
+        independent=float(sum(c.independent for c in counts)),
+    )
+
+
+def _mean(counts: Sequence[Count], values: Sequence[float], scale: Sequence[float] | None = None) -> Estimate:
+    """Mean of the videos with its interval from counting or from their spread."""
+    if not counts or not np.all(np.isfinite(values)):
+        return _UNKNOWN
+    units = np.array([c.unit_per_ml for c in counts]) * (1.0 if scale is None else np.array(scale))
+    n, mean = len(values), float(np.mean(values))
+    independent = float(sum(c.independent for c in counts))
+    if independent < 1.0 or mean <= 0:  # as good as nothing: the exact upper limit of none
+        upper = _NONE_UPPER + 2.0 * independent
+        return Estimate(mean, 0.0, upper * float(np.mean(units)) / n)
+    return _interval(mean, values, independent)
+
+
+def _flux_mean(counts: Sequence[Count], values: Sequence[float]) -> Estimate:
+    """Mean flux estimate; arrivals are independent of each other."""
+    used = [(c, v) for c, v in zip(counts, values, strict=True) if np.isfinite(v)]
+    if not used:
+        return _UNKNOWN
+    flux = np.array([v for _, v in used])
+    arrived = float(sum(c.starts for c, _ in used))
+    shared = float(np.hypot(FLUX_MODEL, used[0][0].pixel_error))
+    return _widened(_interval(float(flux.mean()), flux, arrived), shared)
+
+
+def _interval(mean: float, values: Sequence[float] | F64, independent: float) -> Estimate:
+    """Interval of the mean of the videos: from counting, or from their spread where that is wider.
+
+    Three videos or more give Student's interval. Of two, whose spread says little, counting errors are scaled by the
+    Birge ratio where it is above one.
+    """
+    n = len(values)
+    low, high = poisson_factors(independent)
+    if n > 1:
+        relative = float(np.std(values, ddof=1) / np.sqrt(n)) / mean
+        spread = relative * (float(stats.t.ppf(0.975, n - 1)) if n > 2 else _Z95)
+        low, high = min(low, 1.0 / (1.0 + spread)), max(high, 1.0 + spread)
+    return Estimate(mean, mean * low, mean * high)
+
+
+def _difference(a: Estimate, b: Estimate) -> Estimate:
+    """a − b; the ends join the distances of both to theirs in quadrature."""
+    value = a.value - b.value
+    down = float(np.hypot(a.value - a.lo, b.hi - b.value))
+    up = float(np.hypot(a.hi - a.value, b.value - b.lo))
+    return Estimate(value, value - down, value + up)
+
+
+def _widened(estimate: Estimate, relative: float) -> Estimate:
+    """With a relative standard uncertainty that multiplies the whole."""
+    value, lo, hi = estimate
+    if not np.isfinite(value) or value <= 0:
+        return estimate
+    down = np.hypot(np.log(value / lo), _Z95 * relative) if lo > 0 else None
+    low = float(value * np.exp(-down)) if down is not None else lo
+    return Estimate(value, low, float(value * np.exp(np.hypot(np.log(hi / value), _Z95 * relative))))

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from exotrack import physics
+from exotrack import backends
 from exotrack.acquisition import Acquisition
-from exotrack.displacements import displacements, likelihood_rows, size_grid_nm
+from exotrack.displacements import Displacements, displacements, likelihood_rows, size_grid_nm
 from exotrack.protocol import Protocol
-from exotrack.sizing.concentration import Count, count
+from exotrack.sizing.arrivals import arrivals
+from exotrack.sizing.budget import BudgetLine, noise_sensitivity, systematic_budget
+from exotrack.sizing.count import Count, Seen, class_shares, count
 from exotrack.sizing.crowding import mislink_nm
+from exotrack.sizing.limit import Detect, detection_limit
 from exotrack.tables import F32, F64, I64, Tracks
 
 
@@ -33,7 +36,7 @@ class TrackRows:
     identity_share: F64
     """Share of each track in its identity, by displacements; sums to 1 over an identity."""
     start_seen: npt.NDArray[np.bool_]
-    """Whether the identity appeared during the recording and inside the margin, so that it counts as a flux event."""
+    """Whether the identity was seen to come in, so that it counts as a flux event."""
     from_beginning: npt.NDArray[np.bool_]
     """Whether the identity was already there in the first frame of the recording or of a new position."""
     n_steps_median: float
@@ -42,19 +45,30 @@ class TrackRows:
     """Hydrodynamic diameter of the diffusion coefficient pooled over all displacements; NaN without any."""
     pooled_relative_error: float
     """Its relative standard error from the spread between tracks."""
-    systematic: float
-    """Relative standard uncertainty of every diameter: pixel size, temperature and viscosity."""
+    budget: tuple[BudgetLine, ...]
+    """What moves all diameters together: pixel size, temperature, viscosity, frame interval, localization error."""
     mislink_nm: float
     """Mislink index times diameter, nm: the smaller a particle, the more often its steps are confused."""
-    count: Count | None
-    """Particles seen per frame and per volume; None where the depth is not known."""
+    frame_share: F64
+    """Share of each size class among the particles seen per frame, shape (n_classes,)."""
+    detected: F64 | None
+    """Probability that a particle of each size class is detected in a frame, shape (n_classes,); None if unknown."""
+    mass: F64
+    """Mean integrated signal of each track, DN; NaN where unknown."""
+    count: Count
+    """Particles seen per frame and, where the depth is known, per volume."""
 
     def __len__(self) -> int:
         return len(self.identity)
 
 
 def track_rows(
-    tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None, *, backend: str = "auto"
+    tracks: Tracks,
+    acquisition: Acquisition,
+    protocol: Protocol | None = None,
+    *,
+    detect: Detect | None = None,
+    backend: str = "auto",
 ) -> TrackRows:
     """Likelihood rows and weights of one video.
 
@@ -70,6 +84,8 @@ def track_rows(
         Conditions of the video.
     protocol : Protocol, optional
         Defaults to all defaults.
+    detect : callable, optional
+        Probability that a localization of a signal in DN is detected, as `exotrack.localize.injected_detection` finds.
     backend : str
         "auto", "cpu" or "cuda".
 
@@ -90,10 +106,7 @@ def track_rows(
     Pieces of one identity stay separate rows, since an identity is cut where two particles may have been swapped;
     together they have the weight of one particle.
 
-    A start is a flux event if the identity was not there when recording began and its first position is at least
-    4√(2DΔt·L) inside the border, with the shortest usable length L in frames and a D that nine tenths of the tracks do
-    not exceed: lateral entries then cannot pass for axial ones. The margin never takes more than half of the frame's
-    smaller side.
+    Starts are flux events where `exotrack.sizing.arrivals` can tell that the particle came in.
     """
     settings = protocol or Protocol()
     d = displacements(tracks, acquisition, settings)
@@ -105,49 +118,63 @@ def track_rows(
     shortest = settings.size.min_steps * d.stride + 1
     steps = d.n_steps[usable].astype(np.float64)
     _, unit = np.unique(d.identity[usable], return_inverse=True)
+    likelihood = np.exp(log_rows)
+    identity_share = steps / np.bincount(unit, steps)[unit] if len(unit) else np.empty(0)
+    fast = float(np.quantile(diffusion, 0.9)) if len(diffusion) else 0.0
+    arrived = arrivals(d, tracks, acquisition, fast, shortest, settings.link.gap_frames)
+    start_seen = arrived.seen[usable]
+    engine = backends.load(backend)
+    frame_share, class_mass = class_shares(
+        likelihood, d.n_frames[usable].astype(np.float64), d.mass[usable], grid, engine
+    )
+    seen = Seen(
+        likelihood=likelihood,
+        n_frames=d.n_frames[usable].astype(np.int64),
+        mass=d.mass[usable],
+        frame_share=frame_share,
+        class_mass=class_mass,
+        starts=np.where(start_seen, identity_share, 0.0),
+        area_um2=arrived.area_um2,
+        arrival_frames=arrived.n_frames,
+    )
     return TrackRows(
         diameter_nm=grid,
-        likelihood=np.exp(log_rows),
+        likelihood=likelihood,
         particle=d.particle[usable],
         identity=d.identity[usable],
         n_frames=d.n_frames[usable].astype(np.int64),
-        identity_share=steps / np.bincount(unit, steps)[unit] if len(unit) else np.empty(0),
-        start_seen=d.start_margin_um[usable] >= _start_margin(diffusion, shortest, tracks, acquisition),
+        identity_share=identity_share,
+        start_seen=start_seen,
         from_beginning=d.start_margin_um[usable] < 0,
         n_steps_median=float(np.median(steps)) if len(steps) else float("nan"),
         pooled_nm=acquisition.stokes_einstein_um2_s_nm / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
         pooled_relative_error=d.D_err_um2_s / d.D_um2_s if d.D_um2_s > 0 else float("nan"),
-        systematic=systematic_uncertainty(acquisition, settings),
+        budget=systematic_budget(
+            acquisition,
+            settings,
+            noise_error=d.noise.relative_error,
+            noise_sensitivity=_noise_sensitivity(d, acquisition),
+        ),
         mislink_nm=mislink_nm(tracks, acquisition),
-        count=count(d, tracks, acquisition, diffusion, shortest, settings.conditions),
+        frame_share=frame_share,
+        detected=_detected(detect, seen, grid, backend),
+        mass=seen.mass,
+        count=count(d, tracks, acquisition, seen, grid, settings, engine),
     )
 
 
-def _start_margin(diffusion: F64, shortest: int, tracks: Tracks, acquisition: Acquisition) -> float:
-    if len(diffusion) == 0:
+def _detected(detect: Detect | None, seen: Seen, grid: F64, backend: str) -> F64 | None:
+    """Probability of detection by size; None where the signals or the detection are not known."""
+    if detect is None or not len(seen.mass) or not np.isfinite(seen.mass).all():
+        return None
+    probability = detection_limit(detect, seen.likelihood, grid, seen.mass, backend=backend).probability
+    return probability if np.isfinite(probability).all() else None
+
+
+def _noise_sensitivity(d: Displacements, acquisition: Acquisition) -> float:
+    """Relative change of the diameters of a video per relative change of its localization variance."""
+    interval = d.stride * acquisition.frame_interval_s
+    if not d.D_um2_s > 0:
         return 0.0
-    step = np.sqrt(2.0 * np.quantile(diffusion, 0.9) * acquisition.frame_interval_s)
-    shape = acquisition.frame_shape or (int(np.ptp(tracks.y)) + 1, int(np.ptp(tracks.x)) + 1)
-    return float(min(4.0 * step * np.sqrt(shortest), 0.25 * min(shape) * acquisition.pixel_size_um))
-
-
-def systematic_uncertainty(acquisition: Acquisition, protocol: Protocol) -> float:
-    """Relative standard uncertainty that all diameters of a video share.
-
-    The pixel size enters squared. Temperature enters through T/η(T), about 2.6 %/K in water at 25 °C, or through T
-    alone where the viscosity is given. All parts are independent.
-    """
-    conditions = protocol.conditions
-    assumed = acquisition.origins.get("temperature_c") == "protocol default"
-    kelvin = conditions.temperature_unknown_k if assumed else conditions.temperature_k
-    per_kelvin = 1.0 / (acquisition.temperature_c + 273.15)
-    if acquisition.viscosity_mpa_s is None:
-        middle = float(np.clip(acquisition.temperature_c, -19.5, 109.5))
-        cold, warm = (physics.water_viscosity_mpa_s(middle + half) for half in (-0.5, 0.5))
-        per_kelvin += float(np.log(cold / warm))
-    parts = (
-        2.0 * conditions.pixel_size_relative,
-        per_kelvin * kelvin,
-        conditions.viscosity_relative,
-    )
-    return float(np.sqrt(np.sum(np.square(parts))))
+    variance = (d.localization_error_px * acquisition.pixel_size_um) ** 2
+    return noise_sensitivity(variance / (d.D_um2_s * interval), acquisition.blur / d.stride)

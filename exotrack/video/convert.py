@@ -186,7 +186,7 @@ def _provenance(video: Video) -> dict[str, Any]:
         "metadata": {
             name: {"value": value, "origin": origin}
             for name, (value, origin) in video.metadata.items()
-            if origin != "protocol default"
+            if origin != "protocol default" and name != "depth_table"  # of the instrument, not of the file
         },
         "warnings": list(video.warnings),
     }

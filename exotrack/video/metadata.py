@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.depth import DepthTable
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
+from exotrack.samplesheet import FILES
 from exotrack.video.source import Facts
 
 Metadata = dict[str, tuple[Any, str]]
@@ -26,6 +28,8 @@ _NUMBERS = (
     "depth_um",
 )  # fmt: skip
 _ACQUISITION = tuple(f.name for f in fields(Acquisition) if f.name not in ("frame_shape", "n_frames", "origins"))
+_DEPTHS = ("depth_um", "depth_table")
+"""Two ways to state one thing: that of the highest layer holds."""
 _SAME_RATE = 0.005
 """fps and frame interval given together may differ by this much: 0.033 s and 30 fps are one statement, rounded."""
 
@@ -33,7 +37,7 @@ _SAME_RATE = 0.005
 def sidecar(path: Path) -> Layer | None:
     """Values beside the video in `<file name>.json` or, failing that, `<stem>.json`; None if neither exists.
 
-    The path of the camera's maps is relative to the sidecar, and handed on with its folder.
+    Paths of further files are relative to the sidecar, and handed on with its folder.
 
     Raises
     ------
@@ -49,9 +53,9 @@ def sidecar(path: Path) -> Layer | None:
             raise InputError(f"{candidate}: the sidecar of {path.name} cannot be read as JSON ({error})") from None
         if not isinstance(values, dict):
             raise InputError(f'{candidate}: a sidecar is a JSON object such as {{"pixel_size_um": 0.166}}')
-        camera = values.get("camera")
-        if isinstance(camera, str) and camera.strip():
-            values["camera"] = str(candidate.parent / Path(camera).expanduser())
+        for name in FILES:
+            if isinstance(values.get(name), str) and values[name].strip():
+                values[name] = str(candidate.parent / Path(values[name]).expanduser())
         return f"sidecar {candidate.name}", values
     return None
 
@@ -62,11 +66,16 @@ def stated(path: object, layers: Sequence[Layer]) -> Metadata:
     Raises
     ------
     InputError
-        If a number cannot be read as one, or fps contradicts the frame interval in the same layer.
+        If a number or a depth table cannot be read as one, or two values of the same layer contradict each other.
     """
     merged: Metadata = {}
     for origin, values in layers:
-        for name, value in _parsed(path, origin, values).items():
+        found = _parsed(path, origin, values)
+        if any(name in merged for name in _DEPTHS):
+            found = {name: value for name, value in found.items() if name not in _DEPTHS}
+        elif all(name in found for name in _DEPTHS):
+            raise InputError(f"{path}: {' and '.join(_DEPTHS)} ({origin}) state the same thing; give one of them")
+        for name, value in found.items():
             merged.setdefault(name, (value, origin))
     return merged
 
@@ -147,6 +156,8 @@ def _parsed(path: object, origin: str, values: Mapping[str, Any]) -> dict[str, A
             value = int(_number(path, origin, name, value))
         elif name == "cuts":
             value = _cuts(path, origin, value)
+        elif name == "depth_table":
+            value = _depth_table(path, origin, value)
         elif not isinstance(value, str | int | float | list | dict):
             value = str(value)
         found[str(name)] = value
@@ -163,6 +174,16 @@ def _number(path: object, origin: str, name: str, value: Any) -> float:
             f"{path}: {name} = {value!r} ({origin}) is not a number; write it with a decimal point and no unit"
         )
     return number
+
+
+def _depth_table(path: object, origin: str, value: Any) -> DepthTable:
+    """The table itself: where its file lies is no part of what is known about the recording."""
+    if isinstance(value, DepthTable):
+        return value
+    try:
+        return DepthTable.from_csv(str(value))
+    except InputError as error:
+        raise InputError(f"{path}: its depth_table ({origin}) cannot be used: {error}") from None
 
 
 def _cuts(path: object, origin: str, value: Any) -> tuple[int, ...]:

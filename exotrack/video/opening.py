@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exotrack.camera import Camera
+from exotrack.depth import DepthTable
 from exotrack.errors import InputError, VideoError
 from exotrack.protocol import Protocol
 from exotrack.video import av, colour, images, metadata, npy, omezarr, tiff
@@ -36,6 +37,7 @@ def open_video(
     medium: str | None = None,
     dilution: float | None = None,
     depth_um: float | None = None,
+    depth_table: str | Path | DepthTable | None = None,
     channel: str | int | None = None,
     position: str | int | None = None,
     colour: str | None = None,
@@ -62,8 +64,9 @@ def open_video(
         Time the shutter is open, s.
     temperature_c, viscosity_mpa_s, medium
         Of the sample, in °C and mPa·s; the medium by name where its viscosity is not given.
-    dilution, depth_um
-        Dilution factor, and depth of the observed volume in µm.
+    dilution, depth_um, depth_table
+        Dilution factor, and depth of the observed volume: in µm, or as a table by brightness or size (see
+        `DepthTable`) or the path of its CSV file, in a sidecar relative to that.
     channel, position
         In a file of several channels (name or index from 0) or positions (index from 0), the one to read; elsewhere
         labels.
@@ -109,6 +112,7 @@ def open_video(
         "medium": medium,
         "dilution": dilution,
         "depth_um": depth_um,
+        "depth_table": depth_table,
         "channel": channel,
         "position": position,
         "colour": colour,

@@ -26,4 +26,5 @@ from exotrack.backends.cpu.recurrence import recurrences as recurrences
 from exotrack.backends.cpu.refine import refine as refine
 from exotrack.backends.cpu.rings import radial_symmetry as radial_symmetry
 from exotrack.backends.cpu.scan import densest_box as densest_box
+from exotrack.backends.cpu.structure import structure_function as structure_function
 from exotrack.backends.cpu.unmix import unmix as unmix

@@ -9,7 +9,7 @@ from exotrack.tables import F32, F64
 
 _FLOOR = np.float32(1e-30)  # a track that no class explains must not divide by zero
 _UNRELATED = np.float32(1e-20)  # what is smaller is 0: denormal numbers would slow the products fourfold
-_NEGLIGIBLE = 1e-9  # share below which a class is left out of further iterations …
+_NEGLIGIBLE = 1e-7  # share below which a class is left out of further iterations …
 _PRUNE_EVERY = 10  # … looked at this often
 
 
@@ -21,7 +21,7 @@ def deconvolve(rows: F32, weights: F64, start: F64, *, iterations: int) -> F64:
     f_k ← f_k Σ_i w_i L_ik / Σ_j f_j L_ij,  Σ_i w_i = 1,
 
     for all weightings together: two matrix products, ``F *= (W / (F Lᵀ)) L``. Few iterations regularize. Classes that
-    hold less than 10⁻⁹ in every weighting are dropped on the way; they cannot come back to more than that.
+    hold less than 10⁻⁷ in every weighting are dropped on the way; they cannot come back to more than that.
 
     Parameters
     ----------

@@ -1,0 +1,128 @@
+"""Depth of the observed volume as it depends on the particle: bright ones are seen further from the focal plane."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from exotrack.errors import InputError
+from exotrack.tables import F64
+
+COLUMNS: Final = ("diameter_nm", "mass_dn", "depth_um", "relative_error")
+"""Columns of the file; `mass_dn` may be missing or empty throughout."""
+
+
+@dataclass(frozen=True)
+class DepthPoint:
+    """Depth at which one kind of particle is seen."""
+
+    diameter_nm: float
+    depth_um: float
+    relative_error: float
+    """Relative standard uncertainty of the depth."""
+    mass_dn: float | None = None
+    """Mean integrated signal of those particles, DN; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class DepthTable:
+    """Effective depths measured with particles of known size and concentration, for one setting of one instrument.
+
+    Raises
+    ------
+    InputError
+        Without points, with numbers that are not positive, or with masses for some of the points only.
+
+    Examples
+    --------
+    >>> table = DepthTable((DepthPoint(60.0, 8.0, 0.05), DepthPoint(240.0, 16.0, 0.05)))
+    >>> table.depth_um(np.array([30.0, 120.0, 500.0])).round(1).tolist()
+    [8.0, 12.0, 16.0]
+    """
+
+    points: tuple[DepthPoint, ...]
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise InputError("depth_table has no rows; give one per bead size")
+        for point in self.points:
+            numbers = [point.diameter_nm, point.depth_um, *([] if point.mass_dn is None else [point.mass_dn])]
+            if not all(math.isfinite(v) and v > 0 for v in numbers) or not 0 <= point.relative_error < 1:
+                raise InputError(f"depth_table: {point} has a number out of range: all are positive, errors below 1")
+        if len({p.mass_dn is None for p in self.points}) > 1:
+            raise InputError("depth_table: mass_dn is given for some rows only; give it for all, or leave it out")
+
+    @property
+    def by_brightness(self) -> bool:
+        """Whether depths are looked up by integrated signal; else by diameter."""
+        return self.points[0].mass_dn is not None
+
+    @property
+    def relative_error(self) -> float:
+        """Relative standard uncertainty of a depth: root mean square of those of the points."""
+        return float(np.sqrt(np.mean([p.relative_error**2 for p in self.points])))
+
+    def depth_um(self, diameter_nm: F64, mass_dn: F64 | None = None) -> F64:
+        """Depth in µm, linear in the logarithm of the signal (where the table has it) or of the diameter.
+
+        Beyond its ends the table goes on with its last value. Signals that are not finite or not positive are
+        replaced by the table's lowest.
+        """
+        if self.by_brightness and mass_dn is not None:
+            known = np.array([p.mass_dn for p in self.points], np.float64)
+            at = np.where(np.isfinite(mass_dn) & (mass_dn > 0), mass_dn, known.min())
+        else:
+            known, at = np.array([p.diameter_nm for p in self.points]), np.asarray(diameter_nm, np.float64)
+        order = np.argsort(known)
+        depth = np.array([p.depth_um for p in self.points])
+        result: F64 = np.interp(np.log(at), np.log(known[order]), depth[order])
+        return result
+
+    def to_csv(self) -> str:
+        """The table as text; `from_csv` gives back an equal one."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for p in self.points:
+            writer.writerow([p.diameter_nm, "" if p.mass_dn is None else p.mass_dn, p.depth_um, p.relative_error])
+        return text.getvalue()
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> Self:
+        """Read a table as `exotrack calibrate` writes it, or one's own: diameter_nm, depth_um, relative_error.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, lacks a column, or holds something else than positive numbers.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the depth table cannot be read ({error}); check the path") from None
+        rows = list(csv.DictReader(io.StringIO(text)))
+        missing = [name for name in COLUMNS if name != "mass_dn" and (not rows or name not in rows[0])]
+        if missing:
+            raise InputError(
+                f"{path}: column(s) {', '.join(missing)} missing, or no rows; a depth table has the columns "
+                f"{', '.join(COLUMNS)} (mass_dn may be left out), one row per bead size"
+            )
+        try:
+            return cls(tuple(_point(row) for row in rows))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a number in the depth table ({error}); write decimal points") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def _point(row: dict[str, str]) -> DepthPoint:
+    mass = (row.get("mass_dn") or "").strip()
+    return DepthPoint(
+        float(row["diameter_nm"]), float(row["depth_um"]), float(row["relative_error"]), float(mass) if mass else None
+    )

@@ -1,0 +1,78 @@
+"""Bootstrap over videos and particles: how often each particle counts in a replicate, and how far videos differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from exotrack.sizing.sample import Sample
+from exotrack.sizing.summary import quantile_nm
+from exotrack.tables import F64
+
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much videos differ beyond the sampling of particles."""
+
+    between_share: float
+    """Variance between videos over the total variance of a video's mean ln d."""
+    widening: float
+    """Half-width of Student's interval of the observed means over that of the replicates; at least 1."""
+
+
+def between_videos(sample: Sample, grid: F64) -> Spread:
+    """Moment estimate of the variance between videos of the mean ln d of the single tracks, and what it leaves open.
+
+    References
+    ----------
+    DerSimonian & Laird, Control. Clin. Trials 7, 177 (1986), doi:10.1016/0197-2456(86)90046-2.
+    Röver, Knapp & Friede, BMC Med. Res. Methodol. 15, 99 (2015), doi:10.1186/s12874-015-0091-1.
+    """
+    n = sample.n_videos
+    if n < 2:
+        return Spread(0.0, 1.0)
+    size = np.log(grid)[sample.rows.argmax(axis=1)][sample.row]
+    total = np.bincount(sample.video, sample.weight)
+    mean = np.bincount(sample.video, sample.weight * size) / total
+    per_unit = np.bincount(sample.unit, sample.weight * (size - mean[sample.video]))
+    within = np.maximum(np.bincount(sample.video_of_unit, per_unit**2, n) / total**2, 1e-12)
+    precision = 1.0 / within
+    centre = np.average(mean, weights=precision)
+    excess = float(precision @ (mean - centre) ** 2) - (n - 1)
+    between = max(excess, 0.0) / float(precision.sum() - (precision**2).sum() / precision.sum())
+    explained = between + float(np.mean(within))
+    student = float(stats.t.ppf(0.975, n - 1)) / _Z95
+    return Spread(between / explained, max(1.0, student * float(np.std(mean, ddof=1)) / float(np.sqrt(explained))))
+
+
+def replicate_counts(sample: Sample, spread: Spread, rng: np.random.Generator, n_replicates: int) -> F64:
+    """How often each particle counts in each bootstrap replicate, shape (n_replicates, n_units)."""
+    video_of_unit = sample.video_of_unit
+    counts = np.empty((n_replicates, sample.n_units))
+    for video in range(sample.n_videos):
+        members = np.flatnonzero(video_of_unit == video)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1.0 / len(members)), n_replicates)
+    n = sample.n_videos
+    if n > 1 and spread.between_share > 1e-3:
+        # Var of n·Dirichlet(α) is (n − 1)/(nα + 1).
+        alpha = ((n - 1.0) / spread.between_share - 1.0) / n
+        counts *= n * rng.dirichlet(np.full(n, max(alpha, 0.05)), n_replicates)[:, video_of_unit]
+    return counts
+
+
+def widened(share: F64, replicates: F64, grid: F64, widening: float) -> F64:
+    """Move each replicate along ln d so that its D50 is `widening` times as far from that of the estimate."""
+    if widening == 1.0:
+        return replicates
+    log_d = np.log(grid)
+    centre = np.log(quantile_nm(share, grid, 0.5))
+    moved = np.empty_like(replicates)
+    for i, replicate in enumerate(replicates):
+        shift = (widening - 1.0) * (np.log(quantile_nm(replicate, grid, 0.5)) - centre)
+        moved[i] = np.interp(log_d - shift, log_d, replicate, left=0.0, right=0.0)
+    moved /= moved.sum(axis=1, keepdims=True)
+    return moved
