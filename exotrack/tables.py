@@ -346,6 +346,10 @@ class SizeDistribution(Table):
     summary: Mapping[str, Estimate] = field(default_factory=dict)
     """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals; NaN
     for the share of a class whose mislink index is too high."""
+    modes: Any = None
+    """`exotrack.sizing.modes.Modes`; None without rows."""
+    populations: tuple[Any, ...] = ()
+    """Log-normal populations: `exotrack.sizing.mixture.Population`, by diameter."""
     budget: tuple[Any, ...] = ()
     """Uncertainty budget of D50: `exotrack.sizing.budget.BudgetLine` per source."""
     mislink_index: Mapping[str, float] = field(default_factory=dict)

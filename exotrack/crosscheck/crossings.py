@@ -16,6 +16,7 @@ from exotrack.tables import F64, I64
 _MOST_PAIRS: Final = 400  # of frames, per lag
 _BLOCKS: Final = 10
 _BINS: Final = 40
+_MERGING_PX = 8.0  # distance beyond which spots do not hide one another
 _AROUND = 1.5  # other particles are counted up to this many reaches …
 _LEAST_AROUND_PX = 16.0  # … or px, beyond the distance at which two spots merge into one …
 _INNER_BIN = 28  # … and from 0.49 of that on: bins are spaced by the square
@@ -35,11 +36,21 @@ class Counts:
     """Pairs of spots of one frame."""
     others_um2: float
     """Area in which they were counted, over all centres."""
+    close: float
+    """Pairs of spots of one frame that are near enough to merge."""
+    close_um2: float
+    """Area in which they were counted, over all centres."""
 
     @property
     def density(self) -> float:
-        """Other spots per µm² around a spot."""
+        """Other spots per µm² around a spot, beyond the distance at which spots merge."""
         return self.others / self.others_um2 if self.others_um2 > 0 else 0.0
+
+    @property
+    def hidden(self) -> float:
+        """Other spots that a spot hides by merging with them; below zero where particles show as two spots."""
+        centres = float(self.centres[0])
+        return (self.density * self.close_um2 - self.close) / centres if centres > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Blocks:
     centres: F64
     others: F64
     others_um2: F64
+    close: F64
+    close_um2: F64
     n_pairs: int
     """Pairs of frames of the lag that has most."""
 
@@ -63,6 +76,8 @@ class Blocks:
             self.centres[kept].sum(axis=0),
             float(self.others[kept].sum()),
             float(self.others_um2[kept].sum()),
+            float(self.close[kept].sum()),
+            float(self.close_um2[kept].sum()),
         )
 
     def each(self) -> list[Counts]:
@@ -114,7 +129,7 @@ def count(
     around_um2 = np.pi * (around * pixel) ** 2 * (1.0 - (_INNER_BIN / _BINS) ** 4)
     cross = np.zeros((_BLOCKS, len(lags), _BINS))
     centres = np.zeros((_BLOCKS, len(lags)))
-    others, others_um2, most = np.zeros(_BLOCKS), np.zeros(_BLOCKS), 0
+    others, close, most = np.zeros(_BLOCKS), np.zeros(_BLOCKS), 0
     for i, lag in enumerate(lags):
         first = np.arange(max(len(start) - lag, 0))
         later = first + lag
@@ -131,9 +146,11 @@ def count(
                 pairs = np.stack([start[own], inner[own], start[own], stop[own]], axis=1)
                 found = engine.distance_histogram(rows.y, rows.x, rows.y, rows.x, pairs, reach=around, bins=_BINS)
                 others[block] = found[_INNER_BIN:].sum()
-                others_um2[block] = centres[block, i] * around_um2
+                found = engine.distance_histogram(rows.y, rows.x, rows.y, rows.x, pairs, reach=_MERGING_PX, bins=1)
+                close[block] = found[0]
     radius = reach_um * (np.arange(_BINS + 1) / _BINS) ** 2
-    return Blocks(radius, cross, centres, others, others_um2, most)
+    close_um2 = np.pi * (_MERGING_PX * pixel) ** 2
+    return Blocks(radius, cross, centres, others, centres[:, 0] * around_um2, close, centres[:, 0] * close_um2, most)
 
 
 @dataclass(frozen=True)

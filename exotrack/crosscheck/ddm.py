@@ -77,7 +77,7 @@ def ddm(
     ----------
     frames : array, shape (n_frames, height, width)
         Images of any real type. Of large ones `region` is used: the longest stretch between cuts, at most 512 frames,
-        and the central 256×256 px. Who reads that region only passes an acquisition without `cuts`.
+        and the central 256×256 px. Whoever passes that region alone passes an acquisition without `cuts`.
     acquisition : Acquisition
         Pixel size, frame interval, temperature, viscosity, cuts.
     flow_y_px, flow_x_px : array, shape (n_frames − 1,), optional
@@ -104,10 +104,15 @@ def ddm(
     least 5 % of their plateau decays. The squared wave numbers that ring and window mix enter the model by mean and
     variance. A flow is turned back in the phases of the modes; what leaves the window with it is allowed for.
 
-    *Combination.* D + c·q^−1.5 with c ≥ 0 is fitted to the D of the rings, with weights that depend on q alone: weights
-    from the fits would favour low values. c stands for particles that come and go along the optical axis; it needs no
-    depth. Without it (median over the rings) a slab of 10 µm makes D of 100 nm 5 % too large and a Gaussian sheet as
-    thick 1 %, the usual rule q > 3π/h notwithstanding; with it +0.2 and −0.6 %, for 5 µm −0.4 and −1.5 %.
+    *Combination.* D + c·q^−1.5 with c ≥ 0 is fitted to the D of the rings, with weights q²: their errors are found to
+    fall as 1/q, and weights from the fits would favour low values. c stands for particles that come and go along the
+    optical axis; no depth is needed. Without it, the median over rings with q > 3π/h was 3.7 % too large in a slab of
+    10 µm and 1.2 % in a Gaussian sheet as thick.
+
+    *Accuracy.* Of 16 simulated videos of 60 particles of 100 nm (512 frames of 256×256 px of 0.3 µm, exposure half the
+    frame interval, slab of 10 µm) D is off by +0.3 ± 1.2 % in the mean and scatters by 4.9 %, and the stated errors are
+    4.9 % in the mean; from `rendered` by +0.6 ± 1.3 %. With 400 particles it scatters by 3.1 %, with a flow of 2.2 px
+    per frame alike. 90 % of 80 nm and 10 % of 200 nm whose signals go as d⁶ give 201 nm, `rendered` 89 nm.
 
     References
     ----------

@@ -95,14 +95,20 @@ class Displaced:
         """R.m.s. displacement over the longest lag, µm."""
         return float(np.sqrt(self.weight @ self.mean_square * self.lags[-1] + self.error))
 
-    def within(self, radius_um: F64, fit: Fit) -> F64:
-        """Share of the displacements over each lag below each radius, shape (n_lags, n_radii)."""
-        return self._within(radius_um, fit)[0]
+    def expected(self, counts: Counts, fit: Fit) -> F64:
+        """Spots within each radius of a spot after each lag, less other particles, shape (n_lags, n_radii)."""
+        radius = counts.radius_um[1:]
+        found = fit.again[:, None] * self._within(radius, fit, 0.0)[0]
+        without: F64 = found - counts.hidden * self._within(radius, fit, _core_um2(counts))[0]
+        return without
 
-    def _within(self, radius_um: F64, fit: Fit) -> tuple[F64, F64, F64]:
-        """The same, and its derivatives with respect to ln s and R."""
+    def _within(self, radius_um: F64, fit: Fit, spread: float) -> tuple[F64, F64, F64]:
+        """Share of the displacements over each lag below each radius, and its derivatives by ln s and R.
+
+        `spread` is a mean squared distance that is added to all displacements, µm².
+        """
         moved = fit.scale * self.mean_square * (self.lags - 2.0 * fit.blur)[:, None, None]
-        variance = moved + self.error
+        variance = moved + self.error + spread
         ratio = radius_um[:, None] ** 2 / variance
         beyond = np.exp(-ratio)
         slope = -beyond * ratio / variance
@@ -144,13 +150,16 @@ class Displaced:
 
     def _score(self, counts: Counts, fit: Fit) -> tuple[F64, F64]:
         """Gradient and Fisher matrix of the log-likelihood in ln s, R, all α and ρ."""
-        rings = [np.diff(part, axis=1) for part in self._within(counts.radius_um, fit)]
+        rings = [np.diff(part, axis=1) for part in self._within(counts.radius_um, fit, 0.0)]
+        hides = [np.diff(part, axis=1) for part in self._within(counts.radius_um, fit, _core_um2(counts))]
         n_lags, n_rings = rings[0].shape
         area = np.pi * np.diff(counts.radius_um**2)
         centres, again = counts.centres[:, None], fit.again[:, None]
-        expected = np.maximum(centres * (again * rings[0] + fit.density * area), 1e-12)
+        hidden = counts.hidden
+        expected = np.maximum(centres * (again * rings[0] - hidden * hides[0] + fit.density * area), 1e-12)
         gradient = np.zeros((3 + n_lags, n_lags, n_rings))
-        gradient[0], gradient[1] = centres * again * rings[1], centres * again * rings[2]
+        for row in (0, 1):
+            gradient[row] = centres * (again * rings[1 + row] - hidden * hides[1 + row])
         gradient[2 + np.arange(n_lags), np.arange(n_lags)] = centres * rings[0]
         gradient[-1] = centres * area
         flat, mean = gradient.reshape(len(gradient), -1), expected.ravel()
@@ -160,3 +169,8 @@ class Displaced:
         score[-1] += counts.others / max(fit.density, 1e-12) - counts.others_um2
         information[-1, -1] += counts.others_um2 / max(fit.density, 1e-12)
         return score, information
+
+
+def _core_um2(counts: Counts) -> float:
+    """Mean squared distance from its centre of the disc in which a spot hides others, µm²."""
+    return abs(counts.hidden) / (2.0 * np.pi * counts.density) if counts.density > 0 else 0.0

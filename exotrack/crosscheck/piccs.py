@@ -78,7 +78,8 @@ def piccs(
 
     C(r, τ) = ρπr² + α_τ Σ_k w_k [1 − exp(−r²/v_k)],  v_k = 4 s D_k Δt (τ − 2R) + 4σ²,
 
-    of other particles and of the same one, of which a share α_τ is found again. The factor s is what is asked for.
+    of other particles and of the same one, of which a share α_τ is found again. The factor s is what is asked for. The
+    distribution is not inverted: mixtures of two sizes would fit almost alike.
 
     Parameters
     ----------
@@ -115,11 +116,20 @@ def piccs(
     holds for few spots and for uneven fields, where n/A does not: a spot never counts itself. Spots whose surroundings
     are cut by the border are no centres.
 
+    *Merging.* Spots nearer than their width show as one, which leaves a hole in the background that moves with the
+    particles and would make s 5 % too small where 5 % are hidden. Its depth is counted in single frames, up to 8 px, and
+    it enters the model as a disc.
+
     *Fit.* s, all α_τ and ρ are those of maximum likelihood for Poisson counts between rings. Counts are not
     independent, so the errors come from blocks of time. Of each lag at most 400 evenly spaced pairs of frames count.
 
-    That small particles are lost a little more often than large ones is left out: over three frames, 92 % of 100 nm and
-    94 % of 200 nm stay within 10 µm.
+    *Accuracy.* In 12 simulated videos of 60 particles (300 frames of 256×256 px of 0.3 µm, exposure half the frame
+    interval, slab of 10 µm) s is 1.001 ± 0.003 for 100 nm, scatters by 1.2 % and has stated errors of 1.6 %;
+    1.001 ± 0.007 for a mixture of 100 and 200 nm; 0.993 ± 0.003 with localized positions. Distributions of 115 and
+    125 nm instead of 100 nm, and of 100 nm alone instead of the mixture, were recognized in each video. Merging spots
+    jump: with 150 particles, crowded beyond the advice for linking, s is 1.02 for 100 nm and 1.08 for 200 nm. That
+    small particles leave a little sooner is left out: over three frames, 92 % of 100 nm and 94 % of 200 nm stay within
+    10 µm.
 
     References
     ----------
@@ -144,17 +154,17 @@ def piccs(
     else:
         reason = ""
     rest = blocks.each()
-    radius = whole.radius_um[1:]
+    error = float(_jackknife([model.fit(counts).scale for counts in rest])) if not reason else float("nan")
     return Piccs(
         diffusion_ratio=fit.scale,
-        diffusion_ratio_error=float(_jackknife([model.fit(counts).scale for counts in rest])),
+        diffusion_ratio_error=error,
         found_again=fit.again,
         density_um2=fit.density,
         lag_frames=np.array(LAGS, np.int64),
-        radius_um=radius,
+        radius_um=whole.radius_um[1:],
         seen=_seen(whole),
         seen_error=_jackknife([_seen(counts) for counts in rest]),
-        predicted=as_it_is.again[:, None] * model.within(radius, as_it_is),
+        predicted=model.expected(whole, as_it_is),
         n_pairs=blocks.n_pairs,
         reason=reason,
     )

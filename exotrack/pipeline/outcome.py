@@ -35,7 +35,7 @@ FURTHER: Final = (
     *("dls_z_average_nm", "dls_pdi"),
 )
 """Numbers with an interval that follow those of the sizes."""
-PLAIN: Final = ("lod_per_ml", "n_fields", "n_independent", "limit_nm", "d50_expanded_nm")
+PLAIN: Final = ("n_modes", "mode_stability", "lod_per_ml", "n_fields", "n_independent", "limit_nm", "d50_expanded_nm")
 """Numbers without an interval, at the end."""
 ENDS: Final = ("", "_lo", "_hi")
 """What is added to the name of a number for its value and the ends of its interval."""
@@ -98,6 +98,7 @@ def _row(group: Group, pooled: Pooled) -> dict[str, Any]:
     if pooled.dls is not None:
         estimates |= {"dls_z_average_nm": pooled.dls.z_average_nm, "dls_pdi": pooled.dls.pdi}
     d50 = sizes.summary["d50_nm"].value if "d50_nm" in sizes.summary else np.nan
+    modes = sizes.modes
     return {
         "batch": group.batch,
         "sample": group.sample,
@@ -107,6 +108,8 @@ def _row(group: Group, pooled: Pooled) -> dict[str, Any]:
         "n_tracks": sizes.n_tracks,
         "weighting": sizes.weighting,
         **{k: v for name, estimate in estimates.items() for k, v in columns(name, estimate).items()},
+        "n_modes": len(modes.diameter_nm) if modes is not None else np.nan,
+        "mode_stability": modes.stability if modes is not None else np.nan,
         "lod_per_ml": found.lod_per_ml,
         "n_fields": found.fields,
         "n_independent": found.independent,
@@ -144,7 +147,21 @@ def _budget(group: Group, pooled: Pooled) -> Iterator[dict[str, Any]]:
 
 def populations(results: Sequence[Result]) -> pd.DataFrame:
     """populations.csv: the log-normal populations of each sample and batch, smallest first."""
-    return pd.DataFrame(columns=["level", "batch", "sample", "population"])
+    numbers = [f"{name}{end}" for name in ("median_nm", "gsd", "fraction") for end in ENDS]
+    rows = [
+        {
+            "level": group.level,
+            "batch": group.batch,
+            "sample": group.sample,
+            "population": population.name,
+            **columns("median_nm", population.median_nm),
+            **columns("gsd", population.gsd),
+            **columns("fraction", population.fraction),
+        }
+        for group, pooled in results
+        for population in pooled.sizes.populations
+    ]
+    return pd.DataFrame(rows, columns=["level", "batch", "sample", "population", *numbers])
 
 
 def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:

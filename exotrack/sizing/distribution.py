@@ -16,6 +16,8 @@ from exotrack.sizing.bootstrap import between_videos, replicate_counts, widened
 from exotrack.sizing.budget import combined, joined_budget
 from exotrack.sizing.crowding import MISLINK_MOST, class_mislinks
 from exotrack.sizing.deconvolution import best_iterations, replicate_shares
+from exotrack.sizing.mixture import find_populations
+from exotrack.sizing.modes import find_modes
 from exotrack.sizing.rows import TrackRows, track_rows
 from exotrack.sizing.sample import sample_of
 from exotrack.sizing.summary import class_edges, density_per_nm, quantile_nm, summarize
@@ -132,6 +134,14 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
         n_videos=len(videos),
         limit_nm=limit_nm,
         summary={"pooled_nm": pooled_diameter(videos), **summary},
+        modes=find_modes(share, replicates, grid, width),
+        populations=find_populations(
+            sample,
+            replicate,
+            grid,
+            number_exponent=0.5 if weighting == "number" else 0.0,
+            systematic=combined(budget),
+        ),
         budget=joined_budget([r.budget for r in videos], _statistics(replicates, grid)),
         mislink_index=mislinks,
         replicates=replicates,
