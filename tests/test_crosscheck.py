@@ -385,6 +385,9 @@ def test_piccs_says_why_there_is_no_result():
         assert np.isnan(result.diffusion_ratio)
         assert result.reason
         assert not result.disagrees
+    rng = np.random.default_rng(1)
+    unrelated = rng.uniform(0, 480, 40_000), rng.uniform(0, 640, 40_000), np.arange(40_000) % 200
+    assert "not seen again" in piccs(*unrelated, acquisition(), [100.0], [1.0]).reason
 
 
 @pytest.mark.parametrize(

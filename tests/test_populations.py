@@ -90,7 +90,8 @@ def test_too_few_particles_have_no_populations():
 def test_histogram_of_single_tracks_has_the_width_of_their_length():
     """3,000 tracks of 20 displacements of particles of one size: CV 1/√18, standard error 2 %."""
     tracks = simulated_tracks(np.random.default_rng(6), np.full(3000, WATER_25 / 100.0), 21)
-    found = track_histogram(measure(tracks, acquisition()), np.arange(0.0, 400.0, 10.0))
+    p = measure(tracks, acquisition())
+    found = track_histogram(p.diameter_nm, p.n_steps, np.zeros(3000, bool), np.arange(0.0, 400.0, 10.0))
     assert found.expected_cv == pytest.approx(1.0 / np.sqrt(18.0), rel=1e-6)
     assert found.cv == pytest.approx(found.expected_cv, rel=0.08)
     assert found.count.sum() == 3000

@@ -40,6 +40,11 @@ class Fit:
         """Factor on all diffusion coefficients."""
         return float(np.exp(self.log_scale))
 
+    @property
+    def inside(self) -> bool:
+        """Whether the factor is within the range that is searched."""
+        return _LOG_SCALE[0] < self.log_scale < _LOG_SCALE[1]
+
     def unknown(self) -> Fit:
         """The same without an answer."""
         return replace(self, log_scale=float("nan"), again=np.full_like(self.again, np.nan))

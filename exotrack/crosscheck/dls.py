@@ -72,7 +72,7 @@ def dls(
     --------
     >>> predicted = dls([80.0, 200.0], [0.9, 0.1], form="rayleigh")
     >>> round(predicted.z_average_nm.value, 1), round(predicted.pdi.value, 3)
-    (190.4, 0.064)
+    (189.9, 0.07)
     """
     d, weight = np.asarray(diameter_nm, np.float64), np.asarray(share, np.float64)
     if d.ndim != 1 or d.shape != weight.shape or not np.all(np.isfinite(d) & (d > 0)):

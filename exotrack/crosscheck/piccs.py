@@ -21,6 +21,7 @@ LAGS: Final = (1, 2, 3)
 _REACH = 3.0  # predicted r.m.s. displacements over the longest lag up to which distances are counted
 _LEAST_PAIRS = 20  # pairs of frames; two in each of the blocks of time that give the errors
 _LEAST_FOUND = 30.0
+_BEYOND_CHANCE = 5.0  # standard deviations of the counts
 _TOO_FAR, _SIGNIFICANT = 0.10, 3.0
 
 
@@ -103,7 +104,8 @@ def piccs(
     Returns
     -------
     Piccs
-        NaN with a reason where fewer than 20 pairs of frames or fewer than 30 spots that are found again.
+        NaN with a reason where there are fewer than 20 pairs of frames or 30 spots that are found again, where those
+        are not more than chance makes, and where no factor between 0.05 and 20 fits.
 
     Raises
     ------
@@ -117,8 +119,8 @@ def piccs(
     are cut by the border are no centres.
 
     *Merging.* Spots nearer than their width show as one, which leaves a hole in the background that moves with the
-    particles and would make s 5 % too small where 5 % are hidden. Its depth is counted in single frames, up to 8 px, and
-    it enters the model as a disc.
+    particles and would make s 5 % too small where 5 % are hidden. Its depth is counted in single frames, up to 8 px,
+    and it enters the model as a disc.
 
     *Fit.* s, all α_τ and ρ are those of maximum likelihood for Poisson counts between rings. Counts are not
     independent, so the errors come from blocks of time. Of each lag at most 400 evenly spaced pairs of frames count.
@@ -148,11 +150,14 @@ def piccs(
     )
     whole = blocks.total()
     fit, as_it_is = model.fit(whole), model.fit(whole, scaled=False)
-    if blocks.n_pairs < _LEAST_PAIRS or float(np.max(fit.again * whole.centres)) < _LEAST_FOUND:
+    reason = ""
+    found, chance = fit.again * whole.centres, np.sqrt(whole.cross.sum(axis=1))
+    if blocks.n_pairs < _LEAST_PAIRS or float(found.max()) < _LEAST_FOUND:
         reason = f"fewer than {_LEAST_PAIRS} pairs of frames, or of {_LEAST_FOUND:.0f} spots that are seen again"
+    elif not fit.inside or not np.any(found > _BEYOND_CHANCE * chance):
+        reason = "the spots are not seen again at distances that a size distribution of this shape predicts"
+    if reason:
         fit, as_it_is = fit.unknown(), as_it_is.unknown()
-    else:
-        reason = ""
     rest = blocks.each()
     error = float(_jackknife([model.fit(counts).scale for counts in rest])) if not reason else float("nan")
     return Piccs(

@@ -171,7 +171,10 @@ def _distributions(results: Sequence[tuple[Group, Pooled]]) -> pa.Table:
             field = pa.field(name, pa.string(), nullable=False, metadata={"unit": "", "meaning": meaning})
             table = table.add_column(place, field, [pa.array([value] * len(table), pa.string())])
         field = pa.field("weighting", pa.string(), nullable=False, metadata={"unit": "", "meaning": "what is counted"})
-        tables.append(table.append_column(field, [pa.array([pooled.sizes.weighting] * len(table), pa.string())]))
+        table = table.append_column(field, [pa.array([pooled.sizes.weighting] * len(table), pa.string())])
+        meaning = "detection limit, below which the distribution is cut; 0 where it is not known"
+        field = pa.field("limit_nm", pa.float64(), nullable=False, metadata={"unit": "nm", "meaning": meaning})
+        tables.append(table.append_column(field, [pa.array([pooled.sizes.limit_nm] * len(table), pa.float64())]))
     return pa.concat_tables(tables).combine_chunks() if tables else SizeDistribution.empty().to_arrow()
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from exotrack.protocol import Protocol
 from exotrack.report import charts
-from exotrack.report.formatting import MISSING, SPACE, count, significant, with_unit
+from exotrack.report.formatting import MISSING, SPACE, count, decimals, fixed, significant, with_unit
 from exotrack.report.frame import FramePicture, frame_picture
 from exotrack.report.read import Array, Facts, Video
 from exotrack.report.wording import ACQUISITION, COUNTS, LEVELS, MEASURED, size_class, weighting_label
+from exotrack.sizing import track_histogram
 from exotrack.tables import ParticleFlag
 
 
@@ -84,7 +85,7 @@ class VideoCard:
 def video_card(video: Video, protocol: Facts, limits: tuple[float, float], anchor: str) -> VideoCard:
     """Put a video's facts into words and small figures; `limits` are the diameters in nm that its curve spans."""
     facts = video.facts
-    particles = video.table("particles", ["n_frames", "n_steps", "snr", "flag"])
+    particles = video.table("particles", ["n_frames", "n_steps", "snr", "flag", "diameter_nm"])
     badges = _badges(facts)
     level = "fail" if video.reason is not None else max((b.level for b in badges), key=list(LEVELS).index, default="ok")
     mislinks = facts.number("linking", "mislink_index")
@@ -140,6 +141,8 @@ def _measured(facts: Facts, particles: dict[str, Array] | None) -> list[Line]:
         "diffusion": facts.number("motion", "D_median_um2_s"),
         "diameter": facts.number("motion", "diameter_median_nm"),
         "anisotropy": facts.number("motion", "anisotropy"),
+        "in_view": facts.number("counting", "particles_per_frame"),
+        "limit": _half_signal(facts),
     }
     texts = {name: _shown(value, MEASURED[name].unit) for name, value in numbers.items()}
     if numbers["position_error"] == 0:
@@ -152,8 +155,34 @@ def _measured(facts: Facts, particles: dict[str, Array] | None) -> list[Line]:
         texts["mislink_index"] += f" ({significant(50 * mislinks, 2)}{SPACE}% wrong)"
     texts["mislink_classes"] = _of_classes(facts.section("linking", "mislink_index_of_class")) or MISSING
     texts["flow"] = _flow(facts)
+    texts |= _without_linking(facts)
     texts |= _of_particles(particles)
     return [Line(term.label, texts.get(name, MISSING), term.meaning) for name, term in MEASURED.items()]
+
+
+def _half_signal(facts: Facts) -> float | None:
+    """Integrated signal from which on half of the injected spots were found; None where that is not known."""
+    mass, found = facts.numbers("detection", "mass"), facts.numbers("detection", "probability")
+    if not len(mass) or not found.max() >= 0.5 or found[0] >= 0.5:
+        return None
+    return float(np.exp(np.interp(0.5, found, np.log(mass))))
+
+
+def _without_linking(facts: Facts) -> dict[str, str]:
+    """Results of DDM and PICCS with their standard errors."""
+    found = {
+        "ddm": ("ddm", "signal", "diameter_nm", "diameter_error_nm"),
+        "ddm_frames": ("ddm", "frames", "diameter_nm", "diameter_error_nm"),
+        "piccs": ("piccs", "diffusion_ratio", "diffusion_ratio_error"),
+    }
+    texts = {}
+    for name, (*place, value, error) in found.items():
+        number, uncertain = facts.number(*place, value), facts.number(*place, error)
+        if number is not None and uncertain is not None and uncertain > 0:
+            digits = decimals(uncertain)
+            shown = f"{fixed(number, digits)} ± {fixed(uncertain, digits)}"
+            texts[name] = with_unit(shown, MEASURED[name].unit)
+    return texts
 
 
 def _of_classes(numbers: Facts) -> str:
@@ -172,6 +201,7 @@ def _of_particles(particles: dict[str, Array] | None) -> dict[str, str]:
         "snr": _shown(float(np.median(snr)) if len(snr) else None),
         "stuck": count(int((flags & ParticleFlag.STUCK != 0).sum())),
         "unusual": count(int((flags & ParticleFlag.NOT_BROWNIAN != 0).sum())),
+        "moving": count(int((flags & ParticleFlag.MOVING != 0).sum())),
     }
 
 
@@ -231,7 +261,8 @@ def _figures(
 ) -> list[Figure]:
     figures = []
     if video.curve is not None:
-        caption = f"Sizes in this video alone, {weighting_label(video.curve.weighting)}, with the 95 % band."
+        label = weighting_label(video.curve.weighting, video.curve.limit_nm)
+        caption = f"Sizes in this video alone, {label}, with the 95 % band."
         figures.append(Figure(charts.size_curve(video.curve, limits), caption))
     if particles is not None and len(particles["n_frames"]):
         least = protocol.number("size", "min_steps") or Protocol().size.min_steps
@@ -239,6 +270,9 @@ def _figures(
         used = (particles["n_steps"] >= least) & ~stuck
         caption = "How long single particles were followed. Longer tracks give sharper sizes."
         figures.append(Figure(charts.track_lengths(particles["n_frames"], used), caption))
+        single = track_histogram(particles["diameter_nm"], particles["n_steps"], stuck, charts.bins(limits))
+        caption = f"Not a size distribution: {single.label}."
+        figures.append(Figure(charts.single_tracks(single.edges_nm, single.count), caption))
     flow_y, flow_x = (video.facts.numbers("linking", f"flow_{axis}_px") for axis in "yx")
     if len(flow_y) and len(flow_x):
         figures.append(Figure(charts.flow(flow_y, flow_x), "Movement that all particles share, frame by frame."))

@@ -73,6 +73,23 @@ def track_lengths(n_frames: Array, used: Array) -> str:
     return _chart(parts, y, "track length, frames", "tracks")
 
 
+def bins(limits: tuple[float, float]) -> Floats:
+    """Thirty bins between two diameters, equal in ln d."""
+    return np.geomspace(max(limits[0], 1.0), limits[1], 31)
+
+
+def single_tracks(edges_nm: Floats, counts: Array) -> str:
+    """Histogram of the diameters of single tracks, in bins of their own widths."""
+    density = counts / np.diff(edges_nm)
+    y, x = _vertical(0, float(density.max(initial=0.0)) or 1.0), _horizontal(float(edges_nm[0]), float(edges_nm[-1]))
+    bars = []
+    for low, high, value, n in zip(edges_nm, edges_nm[1:], density, counts, strict=False):
+        left, top = x.at(low), y.at(value)
+        place = f'x="{left:.1f}" y="{top:.1f}" width="{x.at(high) - left:.1f}" height="{y.start - top:.1f}"'
+        bars.append(f'<g><title>{low:.0f}–{high:.0f} nm: {n}</title><rect {place} fill="{GREY}"/></g>')
+    return _chart([*bars, *_labels(x, y)], y, "diameter of single tracks, nm", "tracks per nm")
+
+
 def flow(flow_y: Floats, flow_x: Floats) -> str:
     """Collective displacement per frame along x and y against the frame, averaged over runs of frames."""
     series = [_averaged(flow_x), _averaged(flow_y)]

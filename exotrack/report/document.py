@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exotrack.report.cards import Badge, Line, VideoCard, video_card
-from exotrack.report.formatting import MISSING, count, estimate, estimate_and_interval, significant, utc, with_unit
-from exotrack.report.read import Comparison, Group, Study
+from exotrack.report.formatting import (
+    MISSING,
+    SPACE,
+    count,
+    estimate,
+    estimate_and_interval,
+    significant,
+    utc,
+    with_unit,
+)
+from exotrack.report.read import Comparison, Group, Study, number
 from exotrack.report.record import InputFile, RecordItem, Setting, inputs, provenance, quality_record, settings
 from exotrack.report.wording import (
     COUNTS,
@@ -15,6 +25,9 @@ from exotrack.report.wording import (
     LIMITATIONS,
     MEASURED,
     METRICS,
+    ONLY_IF_STATED,
+    PLAIN,
+    SOURCES,
     WEIGHTINGS,
     Term,
     size_class,
@@ -27,6 +40,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a3478c", "#7a5c00", "#4a4fb5", "#8
 
 DASHES = ("solid", "dash", "dot")
 """Strokes of the batches: the next one once all colours are taken."""
+
+_CONTRIBUTIONS = ("contribution_relative", "contribution_nm")
 
 NO_INTERVAL = Estimate(math.nan, math.nan, math.nan)
 
@@ -41,6 +56,18 @@ class SampleRow:
     values: list[tuple[str, str]]
     """Number and interval per metric of `KEY_METRICS`."""
     quality: list[Badge]
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One source of uncertainty of the D50 of a batch."""
+
+    source: str
+    uncertainty: str
+    sensitivity: str
+    contribution: str
+    total: bool
+    """Whether it sums up the rows above."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,9 @@ class BatchPart:
     """Number and interval per metric of `KEY_METRICS`."""
     lines: list[Line]
     """One line per metric that is stated."""
+    budget: list[BudgetRow]
+    populations: list[list[str]]
+    """Name, median, geometric s.d. and share of each log-normal population."""
     quality: list[Badge]
     samples: list[SampleRow]
 
@@ -191,10 +221,12 @@ def _batch(study: Study, group: Group, n: int) -> BatchPart:
         colour=PALETTE[n % len(PALETTE)],
         dash=DASHES[n // len(PALETTE) % len(DASHES)],
         basis=_basis(group),
-        weighting=weighting_label(group.weighting),
+        weighting=group_label(group),
         weighting_meaning=meaning,
         key_values=_key_values(group),
-        lines=_metric_lines(group),
+        lines=[*_metric_lines(group), *_plain_lines(group)],
+        budget=[_budget(row) for row in group.budget],
+        populations=[_population(row) for row in group.populations],
         quality=[Badge("warning", flag, "") for flag in group.quality],
         samples=[_sample(s) for s in study.samples if s.batch == group.batch],
     )
@@ -231,14 +263,60 @@ def _metric_lines(group: Group) -> list[Line]:
     lines = []
     for name in [*METRICS, *(name for name in group.estimates if name not in METRICS)]:
         term = METRICS.get(name) or size_class(name)
-        if term is None:
+        if term is None or (name in ONLY_IF_STATED and name not in group.estimates):
             continue
         value = estimate(group.estimates.get(name, NO_INTERVAL), term.unit)
         note = term.meaning
         if name == "concentration_per_ml" and value == MISSING:
-            note += "; it needs the calibrated depth of the observed volume (depth_um in the sample sheet)"
+            note += (
+                "; it needs the calibrated depth of the observed volume (depth_um or depth_table in the sample sheet)"
+            )
         lines.append(Line(term.label, value, note))
     return lines
+
+
+def group_label(group: Group) -> str:
+    """What is counted, and from which size on."""
+    return weighting_label(group.weighting, group.plain.get("limit_nm", 0.0))
+
+
+def _plain_lines(group: Group) -> list[Line]:
+    lines = []
+    for name, term in PLAIN.items():
+        number = group.plain.get(name)
+        if number is None or (name == "limit_nm" and number == 0.0):
+            continue
+        shown = count(number) if name.startswith("n_") else with_unit(significant(number), term.unit)
+        if name == "n_modes" and "mode_stability" in group.plain:
+            shown += f" ({100 * group.plain['mode_stability']:.0f}{SPACE}%)"
+        lines.append(Line(term.label, f"≥ {shown}" if name == "limit_nm" else shown, term.meaning))
+    return lines
+
+
+def _budget(row: Mapping[str, str]) -> BudgetRow:
+    source, unit = row.get("source", ""), row.get("unit", "")
+    uncertainty, sensitivity, share, absolute = (
+        number(row.get(name)) for name in (*("standard_uncertainty", "sensitivity"), *_CONTRIBUTIONS)
+    )
+    relative = unit == "relative"
+    per = "%/%" if relative else f"%/{unit}"
+    known = math.isfinite(uncertainty)
+    return BudgetRow(
+        source=SOURCES.get(source, source),
+        uncertainty=with_unit(significant(uncertainty * (100 if relative else 1), 2), "%" if relative else unit)
+        if known
+        else "",
+        sensitivity=with_unit(significant(sensitivity * (1 if relative else 100), 2), per) if known else "",
+        contribution=f"{with_unit(significant(100 * share, 2), '%')} ({with_unit(significant(absolute, 2), 'nm')})",
+        total=not known,
+    )
+
+
+def _population(row: Mapping[str, str]) -> list[str]:
+    def cell(name: str, unit: str) -> str:
+        return estimate(Estimate(*(number(row.get(f"{name}{end}")) for end in ("", "_lo", "_hi"))), unit)
+
+    return [row.get("population", ""), cell("median_nm", "nm"), cell("gsd", ""), cell("fraction", "%")]
 
 
 def _comparison(comparison: Comparison) -> ComparisonPart:

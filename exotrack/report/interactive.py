@@ -34,7 +34,7 @@ def _overview(known: list[tuple[BatchPart, Curve]], limits: tuple[float, float])
     for part, curve in known:
         # Weightings may differ between batches, so each says its own.
         traces += _band(part, curve, f"{part.name} ({part.weighting})", crowded=len(known) > _LEGEND_INSIDE)
-    weightings = dict.fromkeys(weighting_label(curve.weighting) for _, curve in known)
+    weightings = dict.fromkeys(weighting_label(curve.weighting, curve.limit_nm) for _, curve in known)
     return _figure(traces, limits, ", ".join(weightings), beside=len(known) > _LEGEND_INSIDE)
 
 

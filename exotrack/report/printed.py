@@ -44,14 +44,14 @@ def figures(study: Study, document: Document, limits: tuple[float, float]) -> di
 
 
 def _overview(known: list[tuple[BatchPart, Curve]], limits: tuple[float, float]) -> str:
-    figure, axes = _axes(limits, [curve.weighting for _, curve in known])
+    figure, axes = _axes(limits, [curve for _, curve in known])
     for part, curve in known:
         _draw(axes, part, curve, f"batch {part.name} ({part.weighting})")
     return _svg(figure, axes)
 
 
 def _batch(part: BatchPart, curve: Curve, samples: list[Group], limits: tuple[float, float]) -> str:
-    figure, axes = _axes(limits, [curve.weighting])
+    figure, axes = _axes(limits, [curve])
     curves = [group.curve for group in samples if group.curve is not None]
     for n, one in enumerate(curves):
         # All samples share a colour, so the legend names them once.
@@ -61,12 +61,13 @@ def _batch(part: BatchPart, curve: Curve, samples: list[Group], limits: tuple[fl
     return _svg(figure, axes)
 
 
-def _axes(limits: tuple[float, float], weightings: list[str]) -> tuple[Any, Any]:
+def _axes(limits: tuple[float, float], curves: list[Curve]) -> tuple[Any, Any]:
     figure = Figure(figsize=(170 / _INCH_MM, 60 / _INCH_MM), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlim(*limits)
     axes.set_xlabel("hydrodynamic diameter, nm")
-    axes.set_ylabel(f"% of particles per nm\n({', '.join(dict.fromkeys(map(weighting_label, weightings)))})")
+    labels = dict.fromkeys(weighting_label(curve.weighting, curve.limit_nm) for curve in curves)
+    axes.set_ylabel(f"% of particles per nm\n({', '.join(labels)})")
     axes.grid(color="#e2e8f0", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

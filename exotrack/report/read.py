@@ -22,6 +22,9 @@ from exotrack.tables import Estimate
 
 logger = logging.getLogger(__name__)
 
+PLAIN = ("n_modes", "mode_stability", "lod_per_ml", "n_fields", "n_independent", "limit_nm", "d50_expanded_nm")
+"""Columns of batches.csv and samples.csv that hold one number without an interval."""
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
@@ -75,13 +78,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Curve:
-    """Density of diameters with its 95 % band; four arrays of one length, and what was counted."""
+    """Density of diameters with its 95 % band; four arrays of one length, what was counted, and from which size on."""
 
     diameter_nm: Floats
     density_per_nm: Floats
     lo: Floats
     hi: Floats
     weighting: str
+    limit_nm: float = 0.0
+    """Detection limit below which the curve is cut; 0 where it is not known."""
 
 
 def median_nm(curve: Curve) -> float:
@@ -102,6 +107,12 @@ class Group:
     weighting: str
     estimates: Mapping[str, Estimate]
     """Metric → value and interval; an interval that is not stated is NaN, a metric that is not stated is absent."""
+    plain: Mapping[str, float]
+    """Numbers without an interval, as far as stated."""
+    budget: tuple[Mapping[str, str], ...]
+    """Rows of budget.csv."""
+    populations: tuple[Mapping[str, str], ...]
+    """Rows of populations.csv."""
     quality: tuple[str, ...]
     curve: Curve | None
 
@@ -157,11 +168,12 @@ def read(result_dir: Path) -> Study:
         raise InputError(f"{result_dir}: no run.json here; give the folder that `exotrack run` wrote (its --out)")
     run = _json(result_dir / "run.json")
     curves = _curves(result_dir / "distributions.parquet")
+    further = _rows(result_dir / "budget.csv"), _rows(result_dir / "populations.csv")
     return Study(
         run=run,
         protocol=_toml(result_dir / "protocol.toml"),
-        batches=tuple(_group(row, curves) for row in _rows(result_dir / "batches.csv")),
-        samples=tuple(_group(row, curves) for row in _rows(result_dir / "samples.csv")),
+        batches=tuple(_group(row, curves, *further) for row in _rows(result_dir / "batches.csv")),
+        samples=tuple(_group(row, curves, *further) for row in _rows(result_dir / "samples.csv")),
         comparisons=tuple(_comparison(row) for row in _rows(result_dir / "comparisons.csv")),
         videos=tuple(_videos(result_dir / "videos", run, curves)),
     )
@@ -205,7 +217,7 @@ def _columns(path: Path, columns: list[str]) -> dict[str, Array] | None:
 
 
 def _curves(path: Path) -> dict[tuple[str, str], Curve]:
-    names = ["level", "id", "diameter_nm", "density_per_nm", "lo", "hi", "weighting"]
+    names = ["level", "id", "diameter_nm", "density_per_nm", "lo", "hi", "weighting", "limit_nm"]
     columns = _columns(path, names)
     if columns is None:
         return {}
@@ -214,11 +226,14 @@ def _curves(path: Path) -> dict[tuple[str, str], Curve]:
     for key in dict.fromkeys(keys):
         rows = np.array([k == key for k in keys])
         diameter, density, lo, hi = (columns[name][rows].astype(np.float64) for name in names[2:6])
-        curves[key] = Curve(diameter, density, lo, hi, str(columns["weighting"][rows][0]))
+        curves[key] = Curve(
+            diameter, density, lo, hi, str(columns["weighting"][rows][0]), float(columns["limit_nm"][rows][0])
+        )
     return curves
 
 
-def _number(text: str | None) -> float:
+def number(text: str | None) -> float:
+    """The number that a cell holds; NaN for an empty one and for anything else."""
     try:
         return float(text or "nan")
     except ValueError:
@@ -226,22 +241,36 @@ def _number(text: str | None) -> float:
 
 
 def _estimates(row: Mapping[str, str], names: Iterable[str]) -> dict[str, Estimate]:
-    values = {n: Estimate(_number(row[n]), _number(row.get(f"{n}_lo")), _number(row.get(f"{n}_hi"))) for n in names}
+    values = {n: Estimate(number(row[n]), number(row.get(f"{n}_lo")), number(row.get(f"{n}_hi"))) for n in names}
     return {name: estimate for name, estimate in values.items() if math.isfinite(estimate.value)}
 
 
-def _group(row: Mapping[str, str], curves: Mapping[tuple[str, str], Curve]) -> Group:
+def _group(
+    row: Mapping[str, str],
+    curves: Mapping[tuple[str, str], Curve],
+    budget: list[dict[str, str]],
+    populations: list[dict[str, str]],
+) -> Group:
     batch, sample = row.get("batch", ""), row.get("sample")
-    counted = {n: _number(row[n]) for n in ("n_videos", "n_failed", "n_particles", "n_tracks") if n in row}
+    counted = {n: number(row[n]) for n in ("n_videos", "n_failed", "n_particles", "n_tracks") if n in row}
     stated = [n for n in row if f"{n}_lo" in row]
     key = ("batch", batch) if sample is None else ("sample", f"{batch}/{sample}")
     curve = curves.get(key)
+    place = (key[0], batch, sample or "")
+    plain = {name: number(row[name]) for name in PLAIN if name in row}
+
+    def mine(rows: list[dict[str, str]]) -> tuple[dict[str, str], ...]:
+        return tuple(r for r in rows if (r.get("level"), r.get("batch"), r.get("sample")) == place)
+
     return Group(
         batch=batch,
         sample=sample,
         counts={name: int(value) for name, value in counted.items() if math.isfinite(value)},
         weighting=row.get("weighting") or (curve.weighting if curve else ""),
         estimates=_estimates(row, stated),
+        plain={name: value for name, value in plain.items() if math.isfinite(value)},
+        budget=mine(budget),
+        populations=mine(populations),
         quality=tuple(flag.strip() for flag in row.get("quality", "").split(";") if flag.strip()),
         curve=curve,
     )

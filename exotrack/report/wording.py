@@ -25,8 +25,44 @@ METRICS: Final[dict[str, Term]] = {
     "cv": Term("CV", "%", "width of the distribution: standard deviation over mean"),
     "pdi": Term("PDI", "", "the CV squared, by particle count; not the PDI of dynamic light scattering"),
     "concentration_per_ml": Term("Concentration", "per mL", "particles per millilitre of the undiluted sample"),
+    "concentration_gross_per_ml": Term("Concentration, gross", "per mL", "before subtraction of the blanks"),
+    "blank_per_ml": Term("Blank", "per mL", "what the diluent alone shows, times the dilution of the sample"),
+    "concentration_flux_per_ml": Term(
+        "Concentration, from arrivals",
+        "per mL",
+        "a check that needs no calibrated depth: from the particles that come into view; blanks not subtracted",
+    ),
+    "dls_z_average_nm": Term("DLS z-average", "nm", "what dynamic light scattering would read of this distribution"),
+    "dls_pdi": Term("DLS PDI", "", "predicted likewise"),
 }
 """Columns of samples.csv and batches.csv, in the order of the report; size classes follow by `size_class`."""
+
+ONLY_IF_STATED: Final = ("concentration_gross_per_ml", "blank_per_ml", "dls_z_average_nm", "dls_pdi")
+"""Metrics that are left out where there is nothing to say of them."""
+
+PLAIN: Final[dict[str, Term]] = {
+    "limit_nm": Term(
+        "Detection limit", "nm", "half of the particles of this size are found in a frame; smaller ones are cut off"
+    ),
+    "n_modes": Term("Modes", "", "peaks of the distribution, with the share of replicates that have as many"),
+    "d50_expanded_nm": Term("Expanded uncertainty of D50", "nm", "k = 2; see the budget"),
+    "lod_per_ml": Term("Limit of detection", "per mL", "mean of the blanks and 3.3 standard deviations of a blank"),
+    "n_fields": Term("Fields of view", "", "places of the sample that were recorded"),
+    "n_independent": Term("Independent particles", "", "frames show the same ones again: what counting rests on"),
+}
+"""Columns that hold a number without an interval."""
+
+SOURCES: Final[dict[str, str]] = {
+    "pixel_size": "Pixel size (enters twice)",
+    "temperature": "Temperature, with the viscosity that follows",
+    "viscosity": "Viscosity at that temperature",
+    "frame_interval": "Frame interval",
+    "localization_error": "Localization error",
+    "statistics": "Particles and videos",
+    "combined": "Combined standard uncertainty",
+    "expanded": "Expanded uncertainty (k = 2)",
+}
+"""Sources of uncertainty in budget.csv."""
 
 KEY_METRICS: Final = ("d10_nm", "d50_nm", "d90_nm", "mode_nm", "pooled_nm", "span", "cv", "concentration_per_ml")
 """The metrics of the overview, and those that a sample row repeats."""
@@ -64,9 +100,16 @@ WEIGHTINGS: Final[dict[str, Term]] = {
 }
 
 
-def weighting_label(weighting: str) -> str:
-    """What is counted, as printed on every plot; a weighting that is not known is printed as it is."""
-    return WEIGHTINGS[weighting].label if weighting in WEIGHTINGS else weighting or "weighting not stated"
+def weighting_label(weighting: str, limit_nm: float = 0.0) -> str:
+    """What is counted and from which size on, as printed on every plot; an unknown weighting is printed as it is.
+
+    Examples
+    --------
+    >>> weighting_label("number"), weighting_label("frames", 52.3)
+    ('number-weighted', 'weighted by frames, ≥ 52 nm')
+    """
+    label = WEIGHTINGS[weighting].label if weighting in WEIGHTINGS else weighting or "weighting not stated"
+    return f"{label}, ≥ {limit_nm:.0f} nm" if limit_nm > 0 else label
 
 
 ACQUISITION: Final[dict[str, Term]] = {
@@ -78,6 +121,7 @@ ACQUISITION: Final[dict[str, Term]] = {
     "medium": Term("Medium", "", "the liquid, whose viscosity is used where none is given"),
     "dilution": Term("Dilution", "-fold", "of the sample before the measurement"),
     "depth_um": Term("Observed depth", "µm", "calibrated; without it there is no concentration"),
+    "depth_table": Term("Observed depth, table", "", "calibrated, by brightness or size"),
 }
 
 COUNTS: Final[dict[str, Term]] = {
@@ -102,8 +146,18 @@ MEASURED: Final[dict[str, Term]] = {
     "diffusion": Term("Diffusion coefficient", "µm²/s", "median of the tracks"),
     "diameter": Term("Diameter", "nm", "median of the tracks; the distribution is the better estimate"),
     "anisotropy": Term("Motion along y over x", "", "ratio of the diffusion coefficients; 1 for free diffusion"),
+    "in_view": Term("Particles in view", "", "moving ones, per frame, corrected for those seen too shortly"),
+    "limit": Term("Signal found in half of the frames", "grey levels", "of spots that were injected into this video"),
+    "ddm": Term(
+        "Diameter by DDM", "nm", "from the pixels, without finding particles: weighted with d¹² in a dark field"
+    ),
+    "ddm_frames": Term("Diameter by DDM of detections", "nm", "each particle seen counts alike"),
+    "piccs": Term(
+        "D from neighbours over D of the sizes", "", "from distances between spots, without linking; 1 agrees"
+    ),
     "stuck": Term("Stuck particles", "", "tracks that do not move; left out of the sizes"),
     "unusual": Term("Unusual motion", "", "tracks that do not fit free diffusion"),
+    "moving": Term("Moving on their own", "", "tracks with a velocity beside the flow"),
 }
 """What is measured of a video, in the order of its card."""
 

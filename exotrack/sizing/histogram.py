@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from exotrack.tables import F64, I64, ParticleFlag, Particles
+from exotrack.tables import F64, I64
 
 _LEAST_STEPS = 3  # below, the spread of a diameter has no limit
 
@@ -28,13 +28,15 @@ class TrackHistogram:
     """What to write beside it."""
 
 
-def track_histogram(particles: Particles, edges_nm: npt.ArrayLike) -> TrackHistogram:
+def track_histogram(
+    diameter_nm: npt.ArrayLike, n_steps: npt.ArrayLike, stuck: npt.ArrayLike, edges_nm: npt.ArrayLike
+) -> TrackHistogram:
     """Histogram of the most likely diameters of moving tracks of three displacements or more.
 
     Parameters
     ----------
-    particles : Particles
-        From `exotrack.measure`.
+    diameter_nm, n_steps, stuck : array, shape (n_tracks,)
+        Columns of `Particles`, and whether each is flagged STUCK.
     edges_nm : array, shape (n_bins + 1,)
         Borders of the bins, increasing; tracks beyond them are left out of the counts alone.
 
@@ -52,8 +54,8 @@ def track_histogram(particles: Particles, edges_nm: npt.ArrayLike) -> TrackHisto
     >>> round(_expected_cv(np.full(5, 18)), 2)
     0.25
     """
-    used = (particles.n_steps >= _LEAST_STEPS) & ((particles.flag & ParticleFlag.STUCK) == 0)
-    diameter, steps = particles.diameter_nm[used], particles.n_steps[used]
+    used = (np.asarray(n_steps) >= _LEAST_STEPS) & ~np.asarray(stuck, bool)
+    diameter, steps = np.asarray(diameter_nm, np.float64)[used], np.asarray(n_steps)[used]
     edges = np.asarray(edges_nm, np.float64)
     cv = float(np.std(diameter) / np.mean(diameter)) if len(diameter) else float("nan")
     expected = _expected_cv(steps)
@@ -62,7 +64,9 @@ def track_histogram(particles: Particles, edges_nm: npt.ArrayLike) -> TrackHisto
         count=np.histogram(diameter, edges)[0].astype(np.int64),
         cv=cv,
         expected_cv=expected,
-        label=f"single tracks, broadened by their length: particles of one size would show a CV of {expected:.0%}",
+        label=f"single tracks, broadened by their length: particles of one size would show a CV of {expected:.0%}"
+        if len(steps)
+        else "no tracks that are long enough",
     )
 
 
