@@ -21,6 +21,7 @@ from exotrack.tables import F64
 _HEADS: Final = ("NTA Experiment Summary File", "NTA Single Analysis Summary File")
 _BINS: Final = "Bin centre (nm)"
 _CONCENTRATION: Final = "Concentration (Particles / ml)"
+_SUM_WITHIN: Final = 0.02  # of the stated concentration; real summaries, rounded to three digits, are within 0.3 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,8 @@ def read_nanosight_summary(path: str | Path) -> NanoSightSummary:
     Raises
     ------
     InputError
-        If the file cannot be read, is no such summary, or lacks its size bins; the message says what to export.
+        If the file cannot be read, is no such summary, leaves a video without a name, lacks size bins, or states a
+        concentration that its bins do not add up to within 2 %, as one that was cut off; the message says what to do.
     """
     path = Path(path)
     try:
@@ -106,7 +108,10 @@ def read_nanosight_summary(path: str | Path) -> NanoSightSummary:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("cp1252", errors="replace")
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+    except csv.Error:  # a field longer than any of a summary
+        rows = []
     if not rows or not rows[0] or rows[0][0] not in _HEADS:
         raise InputError(f"{path}: no NanoSight summary, whose first line is {_HEADS[0]!r}; export it from NTA as CSV")
     version = rows[1][0].removeprefix("Created with ") if len(rows) > 1 and rows[1] else ""
@@ -114,9 +119,9 @@ def read_nanosight_summary(path: str | Path) -> NanoSightSummary:
     n = len(names)
     details, results = rows[: _line(path, rows, "[Size Data]")], _sizes(path, rows)
     bins, table = _bins(path, rows, n)
-    return NanoSightSummary(
-        path, version, tuple(_video(i, names[i], bins, table[:, i], details, results) for i in range(n))
-    )
+    videos = tuple(_video(i, names[i], bins, table[:, i], details, results) for i in range(n))
+    _check_sums(path, videos)
+    return NanoSightSummary(path, version, videos)
 
 
 def _line(path: Path, rows: Sequence[Sequence[str]], label: str) -> int:
@@ -129,9 +134,14 @@ def _line(path: Path, rows: Sequence[Sequence[str]], label: str) -> int:
 
 def _names(path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
     row = rows[_line(path, rows, "Filename:")]
-    names = [name for name in row[1:] if name]
+    names = list(row[1:])
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise InputError(f"{path}: the summary names no video in its line 'Filename:'; export it again")
+    if "" in names:  # left out, it would give the numbers of each video to the next
+        column = names.index("") + 2
+        raise InputError(f"{path}: the summary has no name in column {column} of its line 'Filename:'; write one there")
     return names
 
 
@@ -180,6 +190,17 @@ def _video(
         exposure_s=1e-3 * shutter,
         dilution=of(details, "Dilution factor"),
     )
+
+
+def _check_sums(path: Path, videos: Sequence[NanoSightVideo]) -> None:
+    """The bins of a file that was cut off or edited do not add up to the concentration it states."""
+    for video in videos:
+        found, stated = video.concentration_per_ml, video.stated["concentration_per_ml"]
+        if abs(found - stated) > _SUM_WITHIN * stated:  # false where none is stated
+            raise InputError(
+                f"{path}: the size bins of video {video.name!r} add up to {found:.3g} particles per mL, the summary "
+                f"states {stated:.3g}: bins are missing or changed; export it again"
+            )
 
 
 def _number(text: str) -> float:

@@ -10,10 +10,13 @@ from test_sizing import counted, gamma_rows, protocol, slab_tracks, without_gaps
 
 from exotrack.depth import DepthPoint, DepthTable
 from exotrack.errors import InputError
+from exotrack.pipeline import outcome
 from exotrack.sizing import TrackRows, concentration, track_rows
 from exotrack.sizing.calibration import BeadVideo, calibrate_depth
+from exotrack.sizing.concentration import Concentration
 from exotrack.sizing.counting import counting_fano, overlap, poisson_factors
 from exotrack.sizing.exchange import confirmed_starts_um, unconfirmed_depth_um
+from exotrack.tables import Estimate
 
 STEP = np.sqrt(2.0 * 4.907 * FRAME_S)
 
@@ -235,3 +238,40 @@ def test_wrong_depth_tables_are_named(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=rf"depth\.csv.*{message}"):
         DepthTable.from_csv(path)
+
+
+# Remarks on samples
+
+
+def remarks(**changes):
+    """Remarks of a healthy sample with changes to its concentration."""
+    healthy = {
+        "net": Estimate(9e8, 8e8, 1e9),
+        "gross": Estimate(9.5e8, 8.5e8, 1.05e9),
+        "blank": Estimate(5e7, 4e7, 6e7),
+        "lod_per_ml": 1e8,
+        "flux": Estimate(9e8, 8e8, 1e9),
+        "fields": 5,
+        "independent": 300.0,
+    }
+    return list(outcome.remarks_on_concentration(Concentration(**{**healthy, **changes})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fields": 3}, "3 field"),
+        ({"lod_per_ml": 1e9}, "below the limit of detection"),
+        ({"blank": Estimate(2e8, 1e8, 3e8)}, "blank is 21%"),
+        ({"flux": Estimate(1.5e9, 1.4e9, 1.6e9)}, "arrivals give 1.58 times"),
+    ],
+)
+def test_each_remark_on_a_concentration_appears_when_it_should_and_alone(changes, words):
+    assert remarks() == []
+    (remark,) = remarks(**changes)
+    assert words in remark
+
+
+def test_nothing_is_said_of_a_concentration_that_is_not_known():
+    nothing = Estimate(np.nan, np.nan, np.nan)
+    assert remarks(gross=nothing, net=nothing, fields=1) == []

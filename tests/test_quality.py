@@ -6,10 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_sizing import counted
 
 from exotrack.acquisition import Acquisition
 from exotrack.pipeline import quality
 from exotrack.tables import LinkSummary, Localizations, ParticleFlag, Particles, SpotFlag, SpotModel
+
+DISAGREEING = {"diffusion_ratio": 1.3, "diffusion_ratio_error": 0.05, "disagrees": True}
 
 
 def evidence(**changes):
@@ -27,6 +30,8 @@ def evidence(**changes):
         "anisotropy": 1.0,
         "stride": 1,
         "n_frames": 500,
+        "count": counted(1e9),
+        "without_linking": {},
     }
     return quality.Evidence(**{**given, **changes})
 
@@ -98,6 +103,10 @@ def many(flag: int) -> Particles:
         ({"spots": crowd(np.arange(500), np.arange(500) // 2 * 10.0)}, "frames_repeated", "warning"),
         ({"spots": spots(0), "n_used": 20}, "few_tracks", "warning"),
         ({"spots": spots(0), "n_used": 200}, "few_tracks", "info"),
+        ({"particles": many(ParticleFlag.MOVING)}, "own_velocity", "warning"),
+        ({"linking": linking(density_px2=2e-3)}, "beyond_linear", "warning"),
+        ({"count": dataclasses.replace(counted(1e9), particles_per_frame=2.0)}, "few_particles", "info"),
+        ({"without_linking": {"piccs": DISAGREEING}}, "sizes_disagree", "warning"),
     ],
 )
 def test_each_remark_appears_when_it_should_and_alone(changes, code, level):

@@ -40,7 +40,9 @@ def log_normal(median: float, s: float) -> np.ndarray:
     return np.exp(-0.5 * (np.log(GRID / median) / s) ** 2) / (GRID * s * math.sqrt(2 * math.pi))
 
 
-def distribution(level: str, name: str, density: np.ndarray, weighting: str = "number") -> pa.Table:
+def distribution(
+    level: str, name: str, density: np.ndarray, weighting: str = "number", limit_nm: float = 0.0
+) -> pa.Table:
     n = len(GRID)
     return pa.table(
         {
@@ -51,6 +53,7 @@ def distribution(level: str, name: str, density: np.ndarray, weighting: str = "n
             "lo": 0.8 * density,
             "hi": 1.2 * density,
             "weighting": [weighting] * n,
+            "limit_nm": [limit_nm] * n,
         }
     )
 
@@ -116,7 +119,8 @@ def write_video(
     lengths = (2 / rng.uniform(0.01, 1, n) ** 0.8).astype(np.int32)
     flag = np.where(rng.uniform(size=n) < 0.02, int(ParticleFlag.STUCK), 0).astype(np.uint16)
     particles = {"n_frames": lengths, "n_steps": lengths - 1, "snr": rng.uniform(5, 30, n).astype(np.float32)}
-    pq.write_table(pa.table(particles | {"flag": flag}), here / "particles.parquet")
+    particles |= {"diameter_nm": rng.normal(100.0, 25.0, n).clip(20.0), "flag": flag}
+    pq.write_table(pa.table(particles), here / "particles.parquet")
     t = np.arange(150)
     facts = {
         "video_id": video_id,
@@ -480,6 +484,62 @@ def test_a_distance_is_read_against_the_level_of_chance(tmp_path, distance, null
     row = dict(zip(names, distance, strict=True)) | {"wasserstein_null_nm": null, "batch_a": "A", "batch_b": "B"}
     write_csv(tmp_path / "comparisons.csv", [row])
     assert build(read(tmp_path)).comparisons[0].verdict == verdict
+
+
+def test_budget_populations_and_limit_stand_with_the_batch(tmp_path):
+    write_folder(tmp_path, {"B": 100.0}, n_videos=1)
+    place = {"level": "batch", "batch": "B", "sample": ""}
+    budget = [
+        place | {"source": "pixel_size", "standard_uncertainty": 0.005, "unit": "relative", "sensitivity": -2},
+        place | {"source": "temperature", "standard_uncertainty": 0.3, "unit": "K", "sensitivity": 0.0261},
+        place | {"source": "expanded", "standard_uncertainty": "", "unit": "", "sensitivity": ""},
+    ]
+    shares = (0.01, 0.00783, 0.0254)
+    rows = [b | {"contribution_relative": s, "contribution_nm": 100 * s} for b, s in zip(budget, shares, strict=True)]
+    write_csv(tmp_path / "budget.csv", rows)
+    median, gsd = with_interval("median_nm", 101.0, 98.0, 104.0), with_interval("gsd", 1.2, 1.15, 1.25)
+    population = place | {"population": "P1"} | median | gsd | with_interval("fraction", 0.6, 0.5, 0.7)
+    write_csv(tmp_path / "populations.csv", [population])
+    row = group_row("B", 100.0, limit_nm=52.3, n_modes=2, mode_stability=0.9, d50_expanded_nm=2.54, lod_per_ml=1e8)
+    write_csv(tmp_path / "batches.csv", [row])
+    (part,) = build(read(tmp_path)).batches
+
+    def plain(text: str) -> str:
+        return text.replace(formatting.SPACE, " ")
+
+    assert [(r.source, plain(r.uncertainty), plain(r.sensitivity)) for r in part.budget[:2]] == [
+        ("Pixel size (enters twice)", "0.5 %", "−2 %/%"),
+        ("Temperature, with the viscosity that follows", "0.3 K", "2.6 %/K"),
+    ]
+    assert plain(part.budget[2].contribution) == "2.5 % (2.5 nm)"
+    assert [r.total for r in part.budget] == [False, False, True]
+    assert [plain(cell) for cell in part.populations[0]] == [
+        "P1",
+        "101.0 (98.0–104.0) nm",
+        "1.20 (1.15–1.25)",
+        "60 (50–70) %",
+    ]
+    assert part.weighting == "number-weighted, ≥ 52 nm"
+    lines = {line.label: plain(line.value) for line in part.lines}
+    assert lines["Detection limit"] == "≥ 52.3 nm"
+    assert lines["Modes"] == "2 (90 %)"
+    assert lines["Limit of detection"] == "1 × 10⁸ per mL"
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Uncertainty budget of D50" in page
+    assert "Pixel size (enters twice)" in page
+
+
+def test_plots_say_from_which_size_on_they_hold(tmp_path):
+    write_folder(tmp_path, {"B": 100.0}, n_videos=1)
+    curve = distribution("batch", "B", log_normal(100.0, 0.2), limit_nm=61.0)
+    pq.write_table(curve, tmp_path / "distributions.parquet")
+    study = read(tmp_path)
+    figure = interactive.figures(study, build(study), diameter_limits(study))["batch-1"]
+    assert study.batches[0].curve.limit_nm == 61.0
+    overview = interactive.figures(study, build(study), diameter_limits(study))["overview"]
+    assert "number-weighted, ≥ 61 nm" in overview["layout"]["yaxis"]["title"]["text"]
+    assert figure["data"]
 
 
 def test_beads_and_blanks_stand_in_the_record(tmp_path):

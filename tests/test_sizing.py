@@ -13,14 +13,12 @@ from exotrack import backends
 from exotrack.acquisition import Acquisition
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
-from exotrack.sizing import TrackRows, concentration, pool, pooled_diameter, size_distribution, track_rows
+from exotrack.sizing import TrackRows, pool, pooled_diameter, size_distribution, track_rows
 from exotrack.sizing.bootstrap import Spread, between_videos, replicate_counts, widened
 from exotrack.sizing.budget import BudgetLine, combined, systematic_budget
 from exotrack.sizing.count import Count
-from exotrack.sizing.counting import counting_fano
 from exotrack.sizing.crowding import mislink_nm
-from exotrack.sizing.deconvolution import without_strays
-from exotrack.sizing.sample import Sample, sample_of
+from exotrack.sizing.sample import Sample
 from exotrack.sizing.summary import class_edges, describe, quantile_nm, summarize
 from exotrack.tables import LinkSummary, Tracks
 

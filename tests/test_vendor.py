@@ -84,7 +84,8 @@ def test_single_summaries_and_those_without_averages_are_read(tmp_path):
 
 def test_a_video_without_particles_has_no_mean(tmp_path):
     path = tmp_path / "s.csv"
-    path.write_text(SMALL.replace(",1e8,1e8,1\n", ",0,1e8,1\n"), encoding="utf-8")
+    text = SMALL.replace(",1e8,1e8,1\n", ",0,1e8,1\n").replace(",6e8,2e8,4e8", ",6e8,0,3e8")
+    path.write_text(text, encoding="utf-8")
     empty = read_nanosight_summary(path).videos[1]
     assert empty.concentration_per_ml == 0.0
     assert np.isnan(empty.mean_nm)
@@ -95,10 +96,14 @@ def test_a_video_without_particles_has_no_mean(tmp_path):
     [
         ("size,number\n1,2\n", "no NanoSight summary"),
         ("", "no NanoSight summary"),
+        ("x" * 200_000, "no NanoSight summary"),
         (SMALL.replace("Filename:,one,two,", "Filename:,,,"), "names no video"),
+        (SMALL.replace("Filename:,one,two,", "Filename:,,two,"), "no name in column 2"),
         (SMALL[: SMALL.index("[Size Data]")], r"no line '\[Size Data\]'"),
         (SMALL[: SMALL.index("Bin centre")], "no line 'Bin centre"),
         (SMALL[: SMALL.index("99.5,2e8")], "no size bins"),
+        (SMALL[: SMALL.index("101.5,2e8")], r"'one' add up to 4e\+08 .* states 6e\+08"),
+        (SMALL.replace("101.5,2e8", "101.5,oops"), r"'one' add up to 4e\+08 .* states 6e\+08"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, text, message):

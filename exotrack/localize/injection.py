@@ -27,7 +27,7 @@ LIFE: Final = 12
 """Frames for which a particle stays: long against the frame before and after, short enough for many particles."""
 ROOM: Final = 4.0
 """Least mean area that each injected particle has for itself, in squares of the least distance between two of them."""
-WANTED: Final = 6000
+WANTED: Final = 12000
 """Injected spots that are enough: 1000 of 83 particles per level."""
 MOST_PASSES: Final = 16
 """Most times that the same frames are used, each time with other particles."""

@@ -170,7 +170,7 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
     if len(group.jobs) < VIDEOS_ADVISED:
         yield f"fewer than {VIDEOS_ADVISED} videos"
     yield from _remarks_on_sizes(pooled.sizes)
-    yield from _remarks_on_concentration(pooled.concentration)
+    yield from remarks_on_concentration(pooled.concentration)
 
 
 def _remarks_on_sizes(sizes: SizeDistribution) -> Iterator[str]:
@@ -185,7 +185,8 @@ def _remarks_on_sizes(sizes: SizeDistribution) -> Iterator[str]:
         yield f"{at_border:.0%} of the distribution at the border of the size grid"
 
 
-def _remarks_on_concentration(found: Concentration) -> Iterator[str]:
+def remarks_on_concentration(found: Concentration) -> Iterator[str]:
+    """What to know before trusting a concentration."""
     net, gross, flux = found.net, found.gross, found.flux
     if not np.isfinite(gross.value):
         return

@@ -190,6 +190,13 @@ def _motion(evidence: Evidence) -> Iterator[Flag]:
     stuck = _share(evidence.particles.flag, ParticleFlag.STUCK)
     if stuck > SHARE_HIGH:
         yield _warning("stuck_particles", f"{stuck:.0%} of the tracks do not move; they were left out of the sizes.")
+    moving = _share(evidence.particles.flag, ParticleFlag.MOVING)
+    if moving > SHARE_HIGH:
+        yield _warning(
+            "own_velocity",
+            f"{moving:.0%} of the tracks have a velocity beside the flow (chance alone gives 0.1 %), which passes for "
+            'diffusion. Set velocity = "track" in the section [diffusion] of the protocol, and look for uneven flow.',
+        )
     odd = _share(evidence.particles.flag, ParticleFlag.NOT_BROWNIAN)
     if odd > SHARE_HIGH:
         yield _warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -14,7 +15,7 @@ from exotrack.report import charts
 from exotrack.report.formatting import MISSING, SPACE, count, decimals, fixed, significant, with_unit
 from exotrack.report.frame import FramePicture, frame_picture
 from exotrack.report.read import Array, Facts, Video
-from exotrack.report.wording import ACQUISITION, COUNTS, LEVELS, MEASURED, size_class, weighting_label
+from exotrack.report.wording import ACQUISITION, COUNTS, LEVELS, MEASURED, ONLY_IF_KNOWN, size_class, weighting_label
 from exotrack.sizing import track_histogram
 from exotrack.tables import ParticleFlag
 
@@ -218,6 +219,8 @@ def _acquisition(facts: Facts) -> list[Origin]:
     for name in [*ACQUISITION, *(name for name in stated.values if name not in ACQUISITION)]:
         term = ACQUISITION.get(name)
         value = stated.get(name, "value")
+        if value is None and name in ONLY_IF_KNOWN:
+            continue
         # The origin is what makes a value filable: a bare value without one says so.
         origin = stated.text(name, "origin") or MISSING
         number = stated.number(name, "value")
@@ -288,6 +291,8 @@ def _words(name: str) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping) and "points" in value:  # a table of depths
+        return "; ".join(f"{p['diameter_nm']:g} nm: {p['depth_um']:.3g} µm" for p in value["points"])
     if isinstance(value, list | tuple):
         return ", ".join(str(v) for v in value)
     return significant(value, 6) if isinstance(value, float) else str(value)

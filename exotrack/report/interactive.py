@@ -82,7 +82,7 @@ def _figure(traces: list[Figure], limits: tuple[float, float], weighting: str, *
     legend = {"x": 1.01, "xanchor": "left"} if beside else {"x": 1, "xanchor": "right"}
     layout = {
         "height": 420,
-        "margin": {"l": 70, "r": 20, "t": 56, "b": 60},
+        "margin": {"l": 84, "r": 20, "t": 56, "b": 60},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, Arial, sans-serif", "color": _INK, "size": 13},
@@ -97,7 +97,7 @@ def _figure(traces: list[Figure], limits: tuple[float, float], weighting: str, *
         },
         "yaxis": {
             **axis,
-            "title": {"text": f"% of particles per nm ({_literal(weighting)})"},
+            "title": {"text": f"% of particles per nm<br>({_literal(weighting)})"},
             # From the curves: a band of narrow solutions can be many times as high, and would flatten them.
             "range": [0.0, HEADROOM * max((max(t["y"], default=0.0) for t in traces if "name" in t), default=1.0)],
         },

@@ -124,6 +124,9 @@ ACQUISITION: Final[dict[str, Term]] = {
     "depth_table": Term("Observed depth, table", "", "calibrated, by brightness or size"),
 }
 
+ONLY_IF_KNOWN: Final = ("depth_table",)
+"""Values of the recording that are left out where they are not stated."""
+
 COUNTS: Final[dict[str, Term]] = {
     "frames": Term("Frames", ""),
     "localizations": Term("Spots found", "", "bright or dark spots in all frames together"),
@@ -147,14 +150,10 @@ MEASURED: Final[dict[str, Term]] = {
     "diameter": Term("Diameter", "nm", "median of the tracks; the distribution is the better estimate"),
     "anisotropy": Term("Motion along y over x", "", "ratio of the diffusion coefficients; 1 for free diffusion"),
     "in_view": Term("Particles in view", "", "moving ones, per frame, corrected for those seen too shortly"),
-    "limit": Term("Signal found in half of the frames", "grey levels", "of spots that were injected into this video"),
-    "ddm": Term(
-        "Diameter by DDM", "nm", "from the pixels, without finding particles: weighted with d¹² in a dark field"
-    ),
-    "ddm_frames": Term("Diameter by DDM of detections", "nm", "each particle seen counts alike"),
-    "piccs": Term(
-        "D from neighbours over D of the sizes", "", "from distances between spots, without linking; 1 agrees"
-    ),
+    "limit": Term("Limiting signal", "grey levels", "of spots injected into this video, half of which are found"),
+    "ddm": Term("DDM diameter", "nm", "from the pixels, no particle being found; weighted with d¹² in a dark field"),
+    "ddm_frames": Term("DDM of detections", "nm", "the same, each particle seen counting alike"),
+    "piccs": Term("PICCS ratio", "", "D from distances between spots, not linked, over D of the sizes; 1 agrees"),
     "stuck": Term("Stuck particles", "", "tracks that do not move; left out of the sizes"),
     "unusual": Term("Unusual motion", "", "tracks that do not fit free diffusion"),
     "moving": Term("Moving on their own", "", "tracks with a velocity beside the flow"),

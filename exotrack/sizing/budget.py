@@ -92,7 +92,7 @@ def noise_sensitivity(noise_ratio: float, blur: float) -> float:
     Examples
     --------
     >>> round(noise_sensitivity(0.006, 0.1), 3), round(noise_sensitivity(0.2, 0.1), 2)
-    (0.007, 0.22)
+    (0.009, 0.21)
     """
     angle = np.pi * (np.arange(256) + 0.5) / 256
     by_diffusion = 2.0 * (1.0 - 2.0 * blur) + 4.0 * blur * np.cos(angle)

@@ -20,7 +20,7 @@ from exotrack.sizing.mixture import find_populations
 from exotrack.sizing.modes import find_modes
 from exotrack.sizing.rows import TrackRows, track_rows
 from exotrack.sizing.sample import sample_of
-from exotrack.sizing.summary import class_edges, density_per_nm, quantile_nm, summarize
+from exotrack.sizing.summary import class_edges, density_per_nm, fraction_ranges, quantile_nm, summarize
 from exotrack.tables import F64, Estimate, SizeDistribution, Tracks
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     interval of the means of the videos (modified Knapp–Hartung). Uncertainty that all diameters share enters the
     summary, not the band.
 
-    *Limit.* Sizes of which less than half are detected in a frame, by spots injected into the videos, are cut off: the
-    distribution is that of the particles above `limit_nm`. Peaks that fewer than three particles stand for are left out
-    (`exotrack.sizing.deconvolution.without_strays`).
+    *Limit.* Sizes of which less than half are detected in a frame, by spots injected into the videos, are cut off:
+    the distribution is that of the particles above `limit_nm`, and the share of a class below it is NaN. Peaks that
+    fewer than three particles stand for are left out (`exotrack.sizing.deconvolution.without_strays`).
 
     *Crowding.* The share of a class whose mislink index exceeds 0.15 is NaN: too many of its steps join different
     particles. The index is that of the videos weighted by their localizations.
@@ -114,6 +114,7 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     shares = shares[shares.any(axis=1)]
     shares /= shares.sum(axis=1, keepdims=True)
     share, replicates = shares[0], widened(shares[0], shares[1:], grid, spread.widening)
+    replicates[:, grid < limit_nm] = 0.0
     density = density_per_nm(share, grid)
     lo, hi = np.quantile(density_per_nm(replicates, grid), [0.025, 0.975], axis=0)
     size = settings.size
@@ -122,7 +123,9 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     width = 0.5 / float(np.sqrt(np.median([r.n_steps_median for r in videos])))
     budget = joined_budget([r.budget for r in videos])
     summary = summarize(share, replicates, grid, size.class_edges_nm, width=width, systematic=combined(budget))
-    summary |= {name: _UNKNOWN for name, index in mislinks.items() if index > MISLINK_MOST}
+    unseen = [name for name, (_, high) in fraction_ranges(size.class_edges_nm).items() if high <= limit_nm]
+    crowded = [name for name, index in mislinks.items() if index > MISLINK_MOST]
+    summary |= dict.fromkeys((*unseen, *crowded), _UNKNOWN)
     log.debug("%d tracks of %d videos, %s, %d iterations", len(sample.weight), len(videos), weighting, iterations[0])
     return SizeDistribution(
         diameter_nm=grid,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from exotrack.tables import F64, I64
 
-_LEAST_STEPS = 3  # below, the spread of a diameter has no limit
+_LEAST_STEPS = 4  # as sizes use; with two, the spread of a diameter has no limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class TrackHistogram:
 def track_histogram(
     diameter_nm: npt.ArrayLike, n_steps: npt.ArrayLike, stuck: npt.ArrayLike, edges_nm: npt.ArrayLike
 ) -> TrackHistogram:
-    """Histogram of the most likely diameters of moving tracks of three displacements or more.
+    """Histogram of the most likely diameters of moving tracks of four displacements or more.
 
     Parameters
     ----------
