@@ -11,8 +11,8 @@ diameters that were drawn, by the Wasserstein distance in nm, the mean of 12 sam
   distributed for each size; EM of these for 1000 iterations, "to convergence".
 
 Covered is the share of 95 % intervals of D50 of exotrack that hold the truth, over 48 samples; modes found are those of
-exotrack and of the gamma EM, smoothed alike. The last rows are times: likelihood rows of 10⁵ tracks on 200 sizes, and 500
-replicates of a bootstrap over videos, wall time.
+exotrack and of the gamma EM, smoothed alike. The last rows are times: likelihood rows of 10⁵ tracks on 200 sizes, and
+500 replicates of a bootstrap over videos, wall time.
 """
 
 from __future__ import annotations
