@@ -6,8 +6,9 @@ frames of 480×360 pixels with 40 particles in view, those of the sample at a si
 
 - One size: mode, D50 and CV of the number distribution, and the CV of a histogram of single tracks.
 - 100 and 200 nm, 1:1: share below 141 nm. Log-normal: Wasserstein distance to the truth, of three samples.
-- 60 and 200 nm, 1:1, brightness as d⁶ in a Gaussian sheet, so that large particles are seen over twice the depth: the
-  ratio of their numbers, from the number conversion and from tracks as they are counted. 16 bits.
+- 60 and 200 nm, 1:1, in a slab and equally bright, and with brightness as d⁶ in a Gaussian sheet, 16 bits, so that large
+  particles are seen over twice the depth: the ratio of their numbers, from the number conversion and from tracks and
+  frames as they are counted.
 - Concentration with a depth calibrated by beads of another size, over the truth of the sample, and in a dilution series
   over the particles that were in fact in the slab, of which there are more or fewer by chance.
 """
@@ -37,6 +38,14 @@ from exotrack.sizing.summary import class_edges
 USUAL = {"frame_shape": (360, 480), "n_frames": 300, "particles_per_frame": 40.0, "snr": 12.0}
 QUICK = {"frame_shape": (128, 160), "n_frames": 60, "particles_per_frame": 15.0}
 LARGE = {"frame_shape": (480, 640), "n_frames": 200, "particles_per_frame": 80.0, "snr": 12.0}
+ALIKE = {"brightness_exponent": 0.0}
+D6 = {
+    "snr": 8.0,
+    "brightness_exponent": 6.0,
+    "profile": "gaussian",
+    "bit_depth": 16,
+    "particles_per_frame": 25.0,
+}
 SEED = 7
 
 
@@ -140,25 +149,16 @@ def log_normal(bench: Bench, n: int) -> list[dict[str, Any]]:
     return result
 
 
-def bright_and_dim(bench: Bench, n: int) -> list[dict[str, Any]]:
-    """60 and 200 nm, 1:1, brightness as d⁶ in a Gaussian sheet."""
-    settings = {
-        **USUAL,
-        "sizes": [{"diameter_nm": d, "cv": 0.03} for d in (60.0, 200.0)],
-        "reference_diameter_nm": 60.0,
-        "snr": 8.0,
-        "brightness_exponent": 6.0,
-        "profile": "gaussian",
-        "bit_depth": 16,
-        "particles_per_frame": 25.0,
-    }
-    rows = bench.sample(settings, n, SEED + 3)
+def small_and_large(bench: Bench, n: int, case: str, light: dict[str, Any]) -> list[dict[str, Any]]:
+    """60 and 200 nm, 1:1: the ratio of their numbers by each weighting."""
+    sizes = {"sizes": [{"diameter_nm": d, "cv": 0.03} for d in (60.0, 200.0)], "reference_diameter_nm": 60.0}
+    rows = bench.sample({**USUAL, **sizes, **light}, n, SEED + 3)
     result = []
     for weighting in ("number", "tracks", "frames"):
         found = pool(rows, weighted(weighting))
         small = float(share_of(found)[found.diameter_nm < 110.0].sum())
         label = f"small over large, weighted by {found.weighting}"
-        result.append(row("60 + 200 nm, 1:1, d⁶", label, 1.0, small / max(1.0 - small, 1e-9)))
+        result.append(row(f"60 + 200 nm, 1:1, {case}", label, 1.0, small / max(1.0 - small, 1e-9)))
     return result
 
 
@@ -193,7 +193,12 @@ def cases(bench: Bench, n: int, diameters: Sequence[float]) -> list[dict[str, An
     """All rows."""
     rows = [line for d in diameters for line in one_size(bench, d, n)]
     return (
-        rows + two_sizes(bench, 2 * n) + log_normal(bench, 3 * n) + bright_and_dim(bench, 3 * n) + counted(bench, 2 * n)
+        rows
+        + two_sizes(bench, 2 * n)
+        + log_normal(bench, 3 * n)
+        + small_and_large(bench, 3 * n, "equally bright, slab", ALIKE)
+        + small_and_large(bench, 3 * n, "brightness as d⁶, Gaussian sheet", D6)
+        + counted(bench, 2 * n)
     )
 
 

@@ -124,6 +124,19 @@ def test_concentration_of_an_exchanging_slab_with_and_without_its_depth():
     assert unknown.flux.value == pytest.approx(found.flux.value)
 
 
+def test_a_video_that_is_stepped_through_counts_every_localization_once():
+    """Tracks that carry images over are taken apart into every k-th frame; the particles in view stay the same."""
+    rng = np.random.default_rng(17)
+    path = positions(rng, np.full(150, 4.907), 60)
+    for i in range(1, 60):
+        path[:, i] = 0.6 * path[:, i] + 0.4 * path[:, i - 1]
+    tracks = to_tracks(path, rng.integers(1, 830, 150))
+    rows = track_rows(tracks, acquisition(None), protocol())
+    assert len(np.unique(rows.particle)) < len(rows)
+    field = rows.count.side_um[0] * rows.count.side_um[1]
+    assert rows.count.confirmed_per_um2 * field * 900 == pytest.approx(150 * 60)
+
+
 def test_particles_that_part_do_not_arrive():
     """A second particle, first seen beside another one, is no arrival; one that comes in far from all others is."""
     rng = np.random.default_rng(5)

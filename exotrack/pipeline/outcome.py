@@ -153,6 +153,7 @@ def populations(results: Sequence[Result]) -> pd.DataFrame:
             "level": group.level,
             "batch": group.batch,
             "sample": group.sample,
+            "weighting": pooled.sizes.weighting,
             "population": population.name,
             **columns("median_nm", population.median_nm),
             **columns("gsd", population.gsd),
@@ -161,7 +162,7 @@ def populations(results: Sequence[Result]) -> pd.DataFrame:
         for group, pooled in results
         for population in pooled.sizes.populations
     ]
-    return pd.DataFrame(rows, columns=["level", "batch", "sample", "population", *numbers])
+    return pd.DataFrame(rows, columns=["level", "batch", "sample", "weighting", "population", *numbers])
 
 
 def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:

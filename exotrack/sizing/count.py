@@ -123,7 +123,7 @@ def count(
     side_um = (shape[0] * acquisition.pixel_size_um, shape[1] * acquisition.pixel_size_um)
     n_frames = acquisition.n_frames or int(tracks.frame.max(initial=0)) + 1
     shortest, gap = protocol.size.min_steps * d.stride + 1, protocol.link.gap_frames
-    confirmed = int(d.n_frames[(d.span >= shortest) & ~d.stuck].sum()) / d.stride
+    confirmed = int(d.n_frames[(d.span >= shortest) & ~d.stuck].sum())
     per_um2 = confirmed / (n_frames * side_um[0] * side_um[1])
 
     share = seen.frame_share
