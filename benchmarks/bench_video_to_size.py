@@ -6,9 +6,9 @@ frames of 480×360 pixels with 40 particles in view, those of the sample at a si
 
 - One size: mode, D50 and CV of the number distribution, and the CV of a histogram of single tracks.
 - 100 and 200 nm, 1:1: share below 141 nm. Log-normal: Wasserstein distance to the truth, of three samples.
-- 60 and 200 nm, 1:1, in a slab and equally bright, and with brightness as d⁶ in a Gaussian sheet, 16 bits, so that large
-  particles are seen over twice the depth: the ratio of their numbers, from the number conversion and from tracks and
-  frames as they are counted.
+- 60 and 200 nm, 1:1, in a slab and equally bright, and with brightness as d⁶ in a Gaussian sheet (16 bits), so that
+  large particles are seen over twice the depth: the ratio of their numbers, from the number conversion and from tracks
+  and frames as they are counted.
 - Concentration with a depth calibrated by beads of another size, over the truth of the sample, and in a dilution series
   over the particles that were in fact in the slab, of which there are more or fewer by chance.
 """
