@@ -237,7 +237,7 @@ def bootstrap_seconds(parts: list[TrackRows], replicates: int) -> float:
     """Wall time of cross-validation and all replicates over ten videos."""
     engine, grid = backends.load("cpu"), parts[0].diameter_nm
     start = time.perf_counter()
-    tracks, _ = sample_of(parts, "tracks")
+    tracks, _, _ = sample_of(parts, "tracks")
     rng = np.random.default_rng(1)
     counts = replicate_counts(tracks, between_videos(tracks, grid), rng, replicates)
     counts = np.vstack([np.ones(tracks.n_units), counts])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from exotrack.simulate import simulate as simulate
     from exotrack.sizing import size_distribution as size_distribution
     from exotrack.storage import open_results as open_results
+    from exotrack.vendor import read_nanosight_summary as read_nanosight_summary
     from exotrack.video import open_video as open_video
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOME = {
     "measure": "diffusion",
     "open_results": "storage",
     "open_video": "video",
+    "read_nanosight_summary": "vendor",
     "run": "pipeline",
     "simulate": "simulate",
     "size_distribution": "sizing",

@@ -46,7 +46,7 @@ class Acquisition:
     depth_um: float | None = None
     """Calibrated effective depth of the observed volume; without it and `depth_table` no concentration is reported."""
     depth_table: DepthTable | None = None
-    """Depths by brightness or size, from `exotrack calibrate`; takes the place of `depth_um`."""
+    """Depths by brightness or size, from `exotrack calibrate`, in place of `depth_um`."""
     frame_shape: tuple[int, int] | None = None
     """Height and width of a frame in px, where known."""
     n_frames: int | None = None
@@ -63,6 +63,8 @@ class Acquisition:
             value = getattr(self, name)
             if value is not None:
                 _positive(name, value)
+        if self.depth_um is not None and self.depth_table is not None:
+            raise InputError("depth_um and depth_table state the same thing; give one of them")
         if self.dilution < 1.0:
             raise InputError(f"dilution = {self.dilution:g}: the dilution factor is 1 or more (1000 for 1:1000)")
         if self.exposure_s is not None:

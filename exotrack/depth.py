@@ -71,18 +71,22 @@ class DepthTable:
     def depth_um(self, diameter_nm: F64, mass_dn: F64 | None = None) -> F64:
         """Depth in µm, linear in the logarithm of the signal (where the table has it) or of the diameter.
 
-        Beyond its ends the table goes on with its last value. Signals that are not finite or not positive are
-        replaced by the table's lowest.
+        Beyond its ends the table goes on with its last value. Where the signal is not finite or not positive, the
+        diameter is looked up.
         """
-        if self.by_brightness and mass_dn is not None:
-            known = np.array([p.mass_dn for p in self.points], np.float64)
-            at = np.where(np.isfinite(mass_dn) & (mass_dn > 0), mass_dn, known.min())
-        else:
-            known, at = np.array([p.diameter_nm for p in self.points]), np.asarray(diameter_nm, np.float64)
-        order = np.argsort(known)
         depth = np.array([p.depth_um for p in self.points])
-        result: F64 = np.interp(np.log(at), np.log(known[order]), depth[order])
-        return result
+
+        def looked_up(known: F64, at: F64) -> F64:
+            order = np.argsort(known)
+            found: F64 = np.interp(np.log(at), np.log(known[order]), depth[order])
+            return found
+
+        by_size = looked_up(np.array([p.diameter_nm for p in self.points]), np.asarray(diameter_nm, np.float64))
+        if not self.by_brightness or mass_dn is None:
+            return by_size
+        known = np.isfinite(mass_dn) & (mass_dn > 0)
+        by_mass = looked_up(np.array([p.mass_dn for p in self.points], np.float64), np.where(known, mass_dn, 1.0))
+        return np.where(known, by_mass, by_size)
 
     def to_csv(self) -> str:
         """The table as text; `from_csv` gives back an equal one."""
@@ -97,6 +101,8 @@ class DepthTable:
     def from_csv(cls, path: str | Path) -> Self:
         """Read a table as `exotrack calibrate` writes it, or one's own: diameter_nm, depth_um, relative_error.
 
+        Cells are separated by commas; by semicolons or tabs a decimal comma is understood.
+
         Raises
         ------
         InputError
@@ -106,7 +112,9 @@ class DepthTable:
             text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: the depth table cannot be read ({error}); check the path") from None
-        rows = list(csv.DictReader(io.StringIO(text)))
+        first = text.split("\n", 1)[0]
+        delimiter = max(",;\t", key=first.count)
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
         missing = [name for name in COLUMNS if name != "mass_dn" and (not rows or name not in rows[0])]
         if missing:
             raise InputError(
@@ -114,15 +122,19 @@ class DepthTable:
                 f"{', '.join(COLUMNS)} (mass_dn may be left out), one row per bead size"
             )
         try:
-            return cls(tuple(_point(row) for row in rows))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a number in the depth table ({error}); write decimal points") from None
+            return cls(tuple(_point(row, line, delimiter != ",") for line, row in enumerate(rows, start=2)))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
 
-def _point(row: dict[str, str]) -> DepthPoint:
-    mass = (row.get("mass_dn") or "").strip()
-    return DepthPoint(
-        float(row["diameter_nm"]), float(row["depth_um"]), float(row["relative_error"]), float(mass) if mass else None
-    )
+def _point(row: dict[str, str], line: int, decimal_comma: bool) -> DepthPoint:
+    numbers = {}
+    for name in COLUMNS:
+        text = (row.get(name) or "").strip()
+        if not text and name == "mass_dn":
+            continue
+        try:
+            numbers[name] = float(text.replace(",", ".") if decimal_comma else text)
+        except ValueError:
+            raise InputError(f"line {line}, {name} = {text!r}: not a number; write one with a decimal point") from None
+    return DepthPoint(**numbers)

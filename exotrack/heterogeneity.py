@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exotrack.errors import InputError
-from exotrack.tables import F64, Estimate, SizeDistribution
+from exotrack.tables import F64, Estimate, Mask, SizeDistribution
 
 _NAN = float("nan")
 
@@ -40,14 +40,16 @@ def compare(a: SizeDistribution, b: SizeDistribution) -> Comparison:
     Raises
     ------
     InputError
-        If the size grids differ, or a distribution has no replicates because it was read back from a file.
+        If the size grids differ, what is counted differs, or a distribution has no replicates because it was read back
+        from a file.
 
     Notes
     -----
-    Replicates of a and b are paired. A distance cannot be negative, so that the replicates of a pair without any
-    difference lie above zero: compare the distance with the null level, which is the 95th percentile of the distance
-    between two replicates of the same distribution (the larger of a's and b's). Uncertainty that all diameters of both
-    share (pixel size, temperature) is left out: on one instrument it cancels.
+    Where the limits of detection differ, both are cut at the larger one. Replicates of a and b are paired. A
+    distance cannot be negative, so that the replicates of a pair without any difference lie above zero: compare the
+    distance with the null level, which is the 95th percentile of the distance between two replicates of the same
+    distribution (the larger of a's and b's). Uncertainty that all diameters of both share (pixel size, temperature)
+    is left out: on one instrument it cancels.
 
     Examples
     --------
@@ -66,11 +68,19 @@ def compare(a: SizeDistribution, b: SizeDistribution) -> Comparison:
         raise InputError("the size grids of the two distributions differ: use the same protocol for both")
     if a.replicates is None or b.replicates is None:
         raise InputError("a distribution without replicates has no uncertainty: compare distributions as computed")
+    if a.weighting != b.weighting:
+        raise InputError(f"weighted by {a.weighting} and by {b.weighting}: compare distributions of one weighting")
     grid = a.diameter_nm
-    share_a, share_b = _share(a), _share(b)
-    n = min(len(a.replicates), len(b.replicates))
+    seen = ~(grid < np.nanmax([a.limit_nm, b.limit_nm, 0.0]))
+    share_a, share_b = _seen(_share(a)[None], seen), _seen(_share(b)[None], seen)
+    if not (len(share_a) and len(share_b)):
+        nothing = Estimate(_NAN, _NAN, _NAN)
+        return Comparison(nothing, _NAN, nothing)
+    share_a, share_b = share_a[0], share_b[0]
+    all_a, all_b = _seen(a.replicates, seen), _seen(b.replicates, seen)
+    n = min(len(all_a), len(all_b))
     # Both bootstraps start from the same seed: one step apart, the replicates of a pair share no weights.
-    drawn_a, drawn_b = a.replicates[:n], np.roll(b.replicates[:n], 1, axis=0)
+    drawn_a, drawn_b = all_a[:n], np.roll(all_b[:n], 1, axis=0)
 
     distance = float(wasserstein_nm(grid, share_a, share_b))
     lo, hi = np.quantile(wasserstein_nm(grid, drawn_a, drawn_b), [0.025, 0.975])
@@ -110,6 +120,12 @@ def wasserstein_nm(diameter_nm: F64, a: F64, b: F64) -> F64:
     difference = difference - np.cumsum(b, axis=-1) / np.sum(b, axis=-1, keepdims=True)
     distance: F64 = np.abs(difference[..., :-1]) @ np.diff(diameter_nm)
     return distance
+
+
+def _seen(shares: F64, seen: Mask) -> F64:
+    """Distributions above a limit; those without any share there are left out."""
+    kept = np.where(seen, shares, 0.0)
+    return kept[kept.any(axis=1)]
 
 
 def _share(distribution: SizeDistribution) -> F64:

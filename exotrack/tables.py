@@ -339,10 +339,13 @@ class SizeDistribution(Table):
     hi: F64 = column("float64", "1/nm", "upper end of the pointwise 95 % band of the density")
     weighting: str = "number"
     """What is counted: "number" (particles in the liquid), "frames" (particles seen per frame) or "tracks"."""
+    weighting_reason: str = ""
+    """Why the weighting is not the one that was asked for; empty if it is."""
     n_tracks: int = 0
     n_videos: int = 0
     limit_nm: float = 0.0
-    """Detection limit: nothing is said of smaller particles; 0 where it is not known."""
+    """Detection limit: nothing is said of smaller particles; 0 where it is not known, NaN where less than half of the
+    particles of any size are detected."""
     summary: Mapping[str, Estimate] = field(default_factory=dict)
     """pooled_nm, mean_nm, mode_nm, d10_nm, d50_nm, d90_nm, span, cv, pdi, shares of size classes, with intervals; NaN
     for the share of a class whose mislink index is too high."""

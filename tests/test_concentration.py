@@ -8,15 +8,19 @@ from brownian import FRAME_S, PIXEL_UM, WATER_25, acquisition, positions, simula
 from scipy import special, stats
 from test_sizing import counted, gamma_rows, protocol, slab_tracks, without_gaps
 
+from exotrack import backends
 from exotrack.depth import DepthPoint, DepthTable
 from exotrack.errors import InputError
 from exotrack.pipeline import outcome
+from exotrack.pipeline.pool import _ratio
+from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, track_rows
 from exotrack.sizing.calibration import BeadVideo, calibrate_depth
 from exotrack.sizing.concentration import Concentration
+from exotrack.sizing.count import class_shares
 from exotrack.sizing.counting import counting_fano, overlap, poisson_factors
 from exotrack.sizing.exchange import confirmed_starts_um, unconfirmed_depth_um
-from exotrack.tables import Estimate
+from exotrack.tables import Estimate, Tracks
 
 STEP = np.sqrt(2.0 * 4.907 * FRAME_S)
 
@@ -187,11 +191,57 @@ def test_blanks_are_subtracted_with_their_errors_and_give_the_limit_of_detection
     assert found.lod_per_ml == pytest.approx(1.2e8 + 3.3 * 0.2e8)
 
 
-def test_blanks_without_particles_leave_the_sample_as_it_is():
-    blank = counted(0.0, independent=0.0)
-    found = concentration([rows_of(counted(5e8))], [rows_of(blank)])
+def test_blanks_without_particles_leave_the_sample_as_it_is_but_limit_what_can_be_told():
+    """Nothing seen in three blanks: the mean is below 3.7/3 particles, one blank might have shown one or a few."""
+    blank = rows_of(counted(0.0, independent=0.0))
+    found = concentration([rows_of(counted(5e8))], [blank] * 3)
     assert found.net.value == found.gross.value
     assert found.net.lo < found.gross.lo
+    assert found.blank.hi == pytest.approx(3.689 * 1e6 / 3, rel=1e-3)
+    assert found.lod_per_ml == pytest.approx(3.3 * 1e6)
+
+
+def test_blanks_of_unknown_depth_are_not_subtracted_and_that_is_said():
+    found = concentration([rows_of(counted(5e8))], [rows_of(counted())] * 2)
+    assert found.net == found.gross
+    assert np.isnan(found.blank.value)
+    assert found.n_unsubtracted == 2
+
+
+def test_videos_without_arrivals_count_as_zero_in_the_check():
+    busy, quiet = counted(1e9, flux=1e9), counted(1e9, flux=0.0, starts=0.0)
+    found = concentration([rows_of(busy), *[rows_of(quiet)] * 3])
+    assert found.flux.value == pytest.approx(2.5e8)
+    nothing = concentration([rows_of(quiet)] * 2).flux
+    assert (nothing.value, nothing.lo) == (0.0, 0.0)
+    assert nothing.hi == pytest.approx(3.689 * 5e6 / 2, rel=1e-3)
+
+
+def test_unknown_signals_leave_the_means_of_the_others_alone():
+    """Two sizes, of which one has no signal: its depth is looked up by diameter."""
+    grid = np.geomspace(50.0, 400.0, 40)
+    rows = np.zeros((4, 40), np.float32)
+    rows[[0, 1], 10] = rows[[2, 3], 30] = 1.0
+    mass = np.array([100.0, np.nan, np.nan, np.nan])
+    share, of_class = class_shares(rows, np.ones(4), mass, grid, backends.load("cpu"))
+    assert share[[10, 30]] == pytest.approx([0.5, 0.5])
+    assert of_class[10] == pytest.approx(100.0)
+    assert np.isnan(of_class[30])
+    table = DepthTable((DepthPoint(60.0, 8.0, 0.03, 100.0), DepthPoint(grid[30], 16.0, 0.04, 10_000.0)))
+    assert table.depth_um(grid, of_class)[[10, 30]] == pytest.approx([8.0, 16.0])
+
+
+def test_no_tracks_and_an_unknown_field_give_nothing():
+    rows = track_rows(Tracks.empty(), acquisition(frame_shape=None), protocol())
+    assert len(rows) == 0
+    assert rows.count.particles_per_frame == 0.0
+
+
+def test_one_track_of_two_localizations_is_no_reason_to_fail():
+    tracks = simulated_tracks(np.random.default_rng(3), np.full(1, 4.9), 2)
+    rows = track_rows(tracks, acquisition(depth_um=10.0), Protocol())
+    assert len(rows) == 0
+    assert np.isfinite(rows.count.concentration_per_ml)
 
 
 # Calibration
@@ -230,9 +280,11 @@ def test_depths_are_looked_up_by_brightness_where_the_table_has_it(tmp_path):
     table = DepthTable((DepthPoint(60.0, 8.0, 0.03, 100.0), DepthPoint(200.0, 16.0, 0.04, 10_000.0)))
     sizes = np.array([60.0, 60.0, 60.0, 60.0])
     depths = table.depth_um(sizes, np.array([100.0, 1000.0, 1e6, np.nan]))
-    assert depths.tolist() == pytest.approx([8.0, 12.0, 16.0, 8.0])
+    assert depths.tolist() == pytest.approx([8.0, 12.0, 16.0, 8.0])  # of unknown signal, that of 60 nm
     path = tmp_path / "depth.csv"
     path.write_text(table.to_csv(), encoding="utf-8")
+    assert DepthTable.from_csv(path) == table
+    path.write_text(table.to_csv().replace(",", ";").replace(".", ","), encoding="utf-8")
     assert DepthTable.from_csv(path) == table
 
 
@@ -243,6 +295,7 @@ def test_depths_are_looked_up_by_brightness_where_the_table_has_it(tmp_path):
         ("diameter_nm,depth_um,relative_error\n", "no rows"),
         ("diameter_nm,depth_um,relative_error\n100,ten,0.1\n", "not a number"),
         ("diameter_nm,depth_um,relative_error\n100,-1,0.1\n", "out of range"),
+        ("diameter_nm,depth_um,relative_error\n100,8\n", "line 2, relative_error = ''"),
         ("diameter_nm,mass_dn,depth_um,relative_error\n100,,10,0.1\n200,5,10,0.1\n", "some rows only"),
     ],
 )
@@ -264,6 +317,7 @@ def remarks(**changes):
         "blank": Estimate(5e7, 4e7, 6e7),
         "lod_per_ml": 1e8,
         "flux": Estimate(9e8, 8e8, 1e9),
+        "n_unsubtracted": 0,
         "fields": 5,
         "independent": 300.0,
     }
@@ -277,6 +331,7 @@ def remarks(**changes):
         ({"lod_per_ml": 1e9}, "below the limit of detection"),
         ({"blank": Estimate(2e8, 1e8, 3e8)}, "blank is 21%"),
         ({"flux": Estimate(1.5e9, 1.4e9, 1.6e9)}, "arrivals give 1.58 times"),
+        ({"n_unsubtracted": 2}, "2 blank"),
     ],
 )
 def test_each_remark_on_a_concentration_appears_when_it_should_and_alone(changes, words):
@@ -288,3 +343,17 @@ def test_each_remark_on_a_concentration_appears_when_it_should_and_alone(changes
 def test_nothing_is_said_of_a_concentration_that_is_not_known():
     nothing = Estimate(np.nan, np.nan, np.nan)
     assert remarks(gross=nothing, net=nothing, fields=1) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((1e8, 8e7, 1.2e8), (2e8, 1.6e8, 2.4e8), (2.0, 1.49, 2.67)),
+        ((1e8, 0.0, 3e8), (2e8, 1.8e8, 2.2e8), (2.0, 0.66, np.inf)),
+        ((1e8, 8e7, 1.2e8), (2e8, 0.0, 4e8), (2.0, 0.0, 4.14)),
+        ((-1e7, -5e7, 3e7), (2e8, 1.8e8, 2.2e8), (np.nan,) * 3),
+        ((0.0, 0.0, 1e7), (2e8, 1.8e8, 2.2e8), (np.nan,) * 3),
+    ],
+)
+def test_ratio_of_concentrations_knows_zeros(a, b, expected):
+    assert _ratio(Estimate(*a), Estimate(*b)) == pytest.approx(expected, rel=0.01, nan_ok=True)

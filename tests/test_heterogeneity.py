@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -79,3 +81,23 @@ def test_empty_and_unsuitable_distributions():
         compare(a, without)
     with pytest.raises(InputError, match="grids"):
         compare(a, SizeDistribution(GRID * 1.1, a.density_per_nm, a.lo, a.hi, replicates=a.replicates))
+
+
+def test_distributions_that_count_differently_are_not_compared():
+    a, b = log_normal(100.0), log_normal(100.0)
+    b = dataclasses.replace(b, weighting="frames")
+    with pytest.raises(InputError, match="weighted by number and by frames"):
+        compare(a, b)
+
+
+def test_both_are_cut_at_the_larger_limit_of_detection():
+    """One sample, of which one video shows what lies below 100 nm and the other does not: no difference above."""
+    whole = log_normal(100.0, spread=0.0)
+    visible = np.where(GRID < 100.0, 0.0, 1.0)
+    replicates = whole.replicates * visible
+    density = whole.density_per_nm * visible
+    cut = SizeDistribution(GRID, density, density, density, limit_nm=100.0, replicates=replicates)
+    assert compare(whole, cut).wasserstein_nm.value == pytest.approx(0.0, abs=1e-9)
+    assert compare(whole, cut).d50_ratio == pytest.approx((1.0, 1.0, 1.0))
+    unknown = dataclasses.replace(cut, limit_nm=float("nan"))
+    assert compare(whole, unknown).wasserstein_nm.value > 5.0

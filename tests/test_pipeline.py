@@ -21,6 +21,7 @@ from exotrack import lock, report, samplesheet, storage
 from exotrack.errors import BackendError, InputError, RunError
 from exotrack.pipeline import plan as planning
 from exotrack.pipeline import pool, provenance, schedule, work
+from exotrack.pipeline.calibrate import calibrate
 from exotrack.sizing.summary import summary_names
 from exotrack.tables import Estimate
 
@@ -637,3 +638,77 @@ def test_an_opened_folder_is_what_run_returned(results):
     assert again.run == results.run
     pd.testing.assert_frame_equal(again.batches, results.batches)
     assert storage.is_results(results.path)
+
+
+# Calibration ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def beads(tmp_path_factory, study):
+    """A run in which the videos of 150 nm are beads of known concentration, diluted 10-fold."""
+    folder = tmp_path_factory.mktemp("beads")
+    lines = study.read_text(encoding="utf-8").splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    known = 25.0 / (128 * 160 * 0.3**2 * 10.0) * 1e12
+    for row in rows:
+        bead = row["batch"] == "B2"
+        row |= {"video": str(study.parent / row["video"]), "role": "bead" if bead else "sample", "dilution": "10"}
+        row |= {"reference_diameter_nm": "150" if bead else "", "reference_per_ml": f"{10 * known}" if bead else ""}
+        row["depth_um"] = ""
+    pd.DataFrame(rows).to_csv(folder / "sheet.csv", index=False)
+    return rows, known, et.run(folder / "sheet.csv", out=folder / "out", protocol=QUICK)
+
+
+def test_calibrated_depth_gives_concentrations_of_other_samples(beads, tmp_path):
+    """Two videos of 25 particles: counts have an s.d. of about 15 %."""
+    rows, known, first = beads
+    assert first.batches["concentration_per_ml"].isna().all()
+    table = calibrate(first.path, tmp_path / "depth.csv", reference_error=0.02)
+    (point,) = table.points
+    assert point.diameter_nm == 150.0
+    assert point.depth_um == pytest.approx(10.0, rel=0.4)
+    assert point.relative_error > 0.02
+    samples = pd.DataFrame([{**row, "depth_table": "depth.csv"} for row in rows if row["role"] == "sample"])
+    samples.to_csv(tmp_path / "sheet.csv", index=False)
+    second = et.run(tmp_path / "sheet.csv", out=tmp_path / "out", protocol=QUICK)
+    batch = second.batches.iloc[0]
+    assert batch["concentration_per_ml_lo"] < 10 * known < batch["concentration_per_ml_hi"]
+    stated = second.video("v0")["acquisition"]["depth_table"]
+    assert stated["origin"] == "sample sheet"
+    assert stated["value"]["points"][0]["depth_um"] == pytest.approx(point.depth_um)
+    assert "150 nm" in (second.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_calibrate_is_named(beads, results, tmp_path):
+    _, _, first = beads
+    with pytest.raises(InputError, match="no video has the role bead with reference_diameter_nm and reference_per_ml"):
+        calibrate(results.path, tmp_path / "d.csv")
+    with pytest.raises(InputError, match=r"reference_error = 1\.5"):
+        calibrate(first.path, tmp_path / "d.csv", reference_error=1.5)
+    with pytest.raises(InputError, match="its folder does not exist"):
+        calibrate(first.path, tmp_path / "none" / "d.csv")
+    assert not (tmp_path / "d.csv").exists()
+
+
+def test_batches_of_different_weighting_are_not_compared_and_that_is_said(results):
+    sizes = results.comparisons.iloc[0]
+    assert np.isnan(sizes["quality"])
+    same = SimpleNamespace(net=Estimate(1e8, 9e7, 2e8))
+    pair = [
+        (SimpleNamespace(name=name), SimpleNamespace(sizes=_Sizes(weighting), concentration=same))
+        for name, weighting in (("A", "number"), ("B", "frames"))
+    ]
+    (row,) = pool._compared(pair)
+    assert np.isnan(row["wasserstein_nm"])
+    assert "A is weighted by number, B by frames" in row["quality"]
+    assert row["concentration_ratio"] == pytest.approx(1.0)
+
+
+class _Sizes:
+    """A distribution of which only the weighting matters."""
+
+    def __init__(self, weighting):
+        self.weighting = weighting
+
+    def __len__(self):
+        return 1

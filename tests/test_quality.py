@@ -107,6 +107,7 @@ def many(flag: int) -> Particles:
         ({"linking": linking(density_px2=2e-3)}, "beyond_linear", "warning"),
         ({"count": dataclasses.replace(counted(1e9), particles_per_frame=2.0)}, "few_particles", "info"),
         ({"without_linking": {"piccs": DISAGREEING}}, "sizes_disagree", "warning"),
+        ({"without_linking": {"ddm": {"ratio": 1.4, "ratio_error": 0.1}}}, "ddm_disagrees", "warning"),
     ],
 )
 def test_each_remark_appears_when_it_should_and_alone(changes, code, level):

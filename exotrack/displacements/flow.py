@@ -42,6 +42,8 @@ class Flow:
         variance, following : float
             Variance of the residuals and their covariance with the following one.
         """
+        if self.own_share >= 1.0:
+            return 0.0  # a displacement alone is all flow: nothing is left to tell from
         shared = self._response(lag) * variance + (self._response(lag - 1) + self._response(lag + 1)) * following
         return self.own_share / (1.0 - self.own_share) * shared
 

@@ -45,6 +45,8 @@ def calibrate(folder: str | Path, out: str | Path, *, reference_error: float = 0
     """
     if not 0 <= reference_error < 1:
         raise InputError(f"reference_error = {reference_error:g}: a relative standard uncertainty, from 0 to below 1")
+    if not Path(out).absolute().parent.is_dir():
+        raise InputError(f"--out {out}: its folder does not exist; create it, or choose another place")
     results = open_results(folder)
     protocol = Protocol.from_toml(results.path / "protocol.toml")
     beads = list(_beads(results, protocol))
@@ -63,8 +65,12 @@ def _beads(results: Results, protocol: Protocol) -> Iterator[BeadVideo]:
     for name in results.video_ids:
         record = results.video(name)
         cells = record.get("sheet", {})
-        if record.get("role") != "bead" or not all(cells.get(column) for column in REFERENCES):
+        stated = [column for column in REFERENCES if cells.get(column)]
+        if record.get("role") != "bead" or not stated:
             continue
+        if len(stated) < len(REFERENCES):
+            missing = next(column for column in REFERENCES if column not in stated)
+            raise InputError(f"{name}: {missing} is empty in the sample sheet; fill it in, or clear {stated[0]} too")
         diameter, per_ml = (float(str(cells[column]).replace(",", ".")) for column in REFERENCES)
         recorded = acquisition(record["video"], _stated(record), tuple(record["shape"]))
         rows = track_rows(results.tracks(name), recorded, protocol)

@@ -31,15 +31,18 @@ class Checked:
     """Results of DDM and PICCS, as `video.json` holds them."""
 
 
-def check(source: Video, spots: Localizations, tracks: Tracks, protocol: Protocol, backend: str) -> Checked:
-    """Detection limit, counts, and sizes without linking."""
+def check(
+    source: Video, spots: Localizations, tracks: Tracks, protocol: Protocol, backend: str, *, blank: bool
+) -> Checked:
+    """Detection limit, counts, and sizes without linking; of a blank the counts alone."""
     linking = tracks.linking
     assert linking is not None  # set by link
     moved = displacements(tracks, source.acquisition, protocol)
-    found = detection(source, spots, moved, linking, protocol, backend)
+    found = None if blank else detection(source, spots, moved, linking, protocol, backend)
     detect = None if found is None else found.at
     rows = track_rows(tracks, source.acquisition, protocol, detect=detect, backend=backend)
-    return Checked(moved, found, rows, without_linking(source, spots, moved, linking, rows, protocol, backend))
+    others = {} if blank else without_linking(source, spots, moved, linking, rows, protocol, backend)
+    return Checked(moved, found, rows, others)
 
 
 def detection(
@@ -88,10 +91,13 @@ def without_linking(
         flow = {"flow_y_px": linking.flow_y_px[steps], "flow_x_px": linking.flow_x_px[steps]}
         width = spots.model.sigma_px if spots.model is not None else 1.5
         movie = rendered(source.shape, y, x, frame, max(width, 1.0), cuts=acquisition.cuts)
-        found["ddm"] = {
-            "signal": asdict(ddm(_read(source, part), whole, **flow, weighting="signal", backend=backend)),
-            "frames": asdict(ddm(movie, whole, **flow, weighting="frames", backend=backend)),
-        }
+        signal = ddm(_read(source, part), whole, **flow, weighting="signal", backend=backend)
+        frames = ddm(movie, whole, **flow, weighting="frames", backend=backend)
+        found["ddm"] = {"signal": asdict(signal), "frames": asdict(frames)}
+        if len(rows):
+            expected = acquisition.stokes_einstein_um2_s_nm * float(rows.frame_share @ (1.0 / rows.diameter_nm))
+            found["ddm"]["ratio"] = frames.diffusion_um2_s / expected
+            found["ddm"]["ratio_error"] = frames.diffusion_error_um2_s / expected
     if protocol.check.piccs and len(rows):
         error = moved.localization_error_px * acquisition.pixel_size_um
         compared = piccs(

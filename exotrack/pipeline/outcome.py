@@ -175,6 +175,10 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
 
 
 def _remarks_on_sizes(sizes: SizeDistribution) -> Iterator[str]:
+    if sizes.weighting_reason:
+        yield f"weighted by {sizes.weighting}: {sizes.weighting_reason}"
+    if np.isnan(sizes.limit_nm):
+        yield "less than half of the particles of any size are detected: more light or exposure is needed"
     if sizes.n_tracks < TRACKS_ADVISED:
         yield f"fewer than {TRACKS_ADVISED} tracks"
     refused = [name for name, index in sizes.mislink_index.items() if index > MISLINK_MOST]
@@ -191,6 +195,8 @@ def remarks_on_concentration(found: Concentration) -> Iterator[str]:
     net, gross, flux = found.net, found.gross, found.flux
     if not np.isfinite(gross.value):
         return
+    if found.n_unsubtracted:
+        yield f"{found.n_unsubtracted} blank(s) not subtracted: fill in their depth_um or depth_table"
     if found.fields < FIELDS_ADVISED:
         yield f"concentration from {found.fields} field(s): {FIELDS_ADVISED} of fresh sample are advised"
     if np.isfinite(found.lod_per_ml) and gross.value < found.lod_per_ml:

@@ -6,6 +6,7 @@ likelihood rows of one batch are in memory at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
@@ -19,7 +20,7 @@ from dask.delayed import delayed
 
 from exotrack import storage
 from exotrack.crosscheck import Dls, dls
-from exotrack.heterogeneity import compare
+from exotrack.heterogeneity import Comparison, compare
 from exotrack.pipeline import outcome
 from exotrack.pipeline.checks import detection_from
 from exotrack.pipeline.outcome import NOTHING, Group, Pooled, columns
@@ -182,27 +183,40 @@ def _comparisons(batches: Sequence[tuple[Group, Pooled]]) -> pd.DataFrame:
     """comparisons.csv: one row per pair of batches that hold tracks."""
     distance = ("batch_a", "batch_b", *columns("wasserstein_nm", NOTHING), "wasserstein_null_nm")
     ratios = (*columns("d50_ratio", NOTHING), *columns("concentration_ratio", NOTHING))
-    return pd.DataFrame(list(_compared(batches)), columns=[*distance, *ratios])
+    return pd.DataFrame(list(_compared(batches)), columns=[*distance, *ratios, "quality"])
 
 
 def _compared(batches: Sequence[tuple[Group, Pooled]]) -> Iterator[dict[str, Any]]:
     for (a, of_a), (b, of_b) in combinations(batches, 2):
         if not len(of_a.sizes) or not len(of_b.sizes):
             continue
-        result = compare(of_a.sizes, of_b.sizes)
+        sizes, remark = Comparison(NOTHING, math.nan, NOTHING), ""
+        if of_a.sizes.weighting == of_b.sizes.weighting:
+            sizes = compare(of_a.sizes, of_b.sizes)
+        else:
+            remark = (
+                f"sizes not compared: {a.name} is weighted by {of_a.sizes.weighting}, {b.name} by "
+                f'{of_b.sizes.weighting}; set weighting = "frames" in the section [size] of the protocol for both'
+            )
         yield {
             "batch_a": a.name,
             "batch_b": b.name,
-            **columns("wasserstein_nm", result.wasserstein_nm),
-            "wasserstein_null_nm": result.wasserstein_null_nm,
-            **columns("d50_ratio", result.d50_ratio),
+            **columns("wasserstein_nm", sizes.wasserstein_nm),
+            "wasserstein_null_nm": sizes.wasserstein_null_nm,
+            **columns("d50_ratio", sizes.d50_ratio),
             **columns("concentration_ratio", _ratio(of_a.concentration.net, of_b.concentration.net)),
+            "quality": remark,
         }
 
 
 def _ratio(a: Estimate, b: Estimate) -> Estimate:
-    """b over a, with the half-widths on the logarithm added in quadrature."""
+    """b over a, with the half-widths on the logarithm added in quadrature; NaN unless both are above zero.
+
+    Where the interval of one of them reaches zero, that of the ratio has no such end: 0 or infinity.
+    """
+    if not (a.value > 0 and b.value > 0):
+        return NOTHING
     ratio = b.value / a.value
-    down = np.hypot(np.log(b.value / b.lo), np.log(a.hi / a.value))
-    up = np.hypot(np.log(b.hi / b.value), np.log(a.value / a.lo))
-    return Estimate(ratio, float(ratio * np.exp(-down)), float(ratio * np.exp(up)))
+    down = math.hypot(math.log(b.value / b.lo), math.log(a.hi / a.value)) if b.lo > 0 else math.inf
+    up = math.hypot(math.log(b.hi / b.value), math.log(a.value / a.lo)) if a.lo > 0 else math.inf
+    return Estimate(ratio, ratio * math.exp(-down), ratio * math.exp(up) if math.isfinite(up) else math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -24,6 +25,8 @@ FRAMES_FEW = 100
 MERGING_WIDTHS = 2.5
 """Distance of two spots, in widths, below which they are found as one."""
 PARTICLES_FEW = 5.0
+DDM_APART, DDM_ERRORS = 0.15, 3.0
+"""Relative difference, and standard errors, from which on DDM and the sizes disagree."""
 SPOTS_USUAL = 5
 """Spots per frame from which on a frame without any is not chance."""
 
@@ -229,7 +232,11 @@ def _indices(mislinks: Mapping[str, float]) -> str:
 
 def _counts(evidence: Evidence) -> Iterator[Flag]:
     if not len(evidence.spots):
-        yield _info("no_spots", "No particles were found.")
+        yield _warning(
+            "no_spots",
+            "No particles were found: the video counts as zero in a concentration. Look at it with `exotrack inspect`, "
+            "and check focus, light and polarity.",
+        )
     elif evidence.n_used < TRACKS_FEW:
         yield _warning(
             "few_tracks",
@@ -258,6 +265,14 @@ def _checks(evidence: Evidence) -> Iterator[Flag]:
             "few_particles",
             f"Only {per_frame:.1f} particles are in view: the concentration is uncertain. Record more fields, or "
             "dilute less.",
+        )
+    by_ddm = evidence.without_linking.get("ddm", {})
+    off = abs(by_ddm.get("ratio", math.nan) - 1.0)
+    if off > max(DDM_APART, DDM_ERRORS * by_ddm.get("ratio_error", math.nan)):
+        yield _warning(
+            "ddm_disagrees",
+            f"Differential dynamic microscopy of the detections gives {by_ddm['ratio']:.2f} ± "
+            f"{by_ddm['ratio_error']:.2f} times the mean diffusion coefficient of the sizes.",
         )
     compared = evidence.without_linking.get("piccs", {})
     if compared.get("disagrees"):

@@ -191,17 +191,16 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
     acquisition = source.acquisition
     with timed(seconds, "link"):
         tracks = link(spots, acquisition, job.protocol, backend=job.backend)
-    if not len(tracks) and job.row.role != "blank":
+    if not len(tracks) and spots.model is not None and spots.model.warnings and job.row.role != "blank":
         what = "spots were found but none could be followed" if len(spots) else "no particles were found"
-        reasons = "; ".join(spots.model.warnings) if spots.model else ""
         raise VideoError(
-            f"{job.row.video}: {reasons + '; ' if reasons else ''}{what}; look at it with `exotrack inspect`, and "
+            f"{job.row.video}: {'; '.join(spots.model.warnings)}; {what}; look at it with `exotrack inspect`, and "
             "check focus, light and polarity"
         )
     with timed(seconds, "measure"):
         particles = measure(tracks, acquisition, job.protocol, backend=job.backend)
     with timed(seconds, "check"):
-        checked = checks.check(source, spots, tracks, job.protocol, job.backend)
+        checked = checks.check(source, spots, tracks, job.protocol, job.backend, blank=job.row.role == "blank")
     preview = next((part.preview for part in parts if part.preview is not None), None)
     with timed(seconds, "write"):
         facts = record.found(job, source, spots, tracks, particles, checked)

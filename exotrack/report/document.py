@@ -323,6 +323,8 @@ def _comparison(comparison: Comparison) -> ComparisonPart:
     distance = comparison.estimates.get("wasserstein_nm", NO_INTERVAL)
     null = comparison.estimates.get("wasserstein_null_nm", NO_INTERVAL).value
     verdict, reading = _reading(distance, null)
+    if comparison.remark:
+        reading = f"{comparison.remark[:1].upper()}{comparison.remark[1:]}."
     return ComparisonPart(
         batch_a=comparison.batch_a,
         batch_b=comparison.batch_b,

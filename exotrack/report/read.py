@@ -125,6 +125,8 @@ class Comparison:
     batch_b: str
     estimates: Mapping[str, Estimate]
     """wasserstein_nm, wasserstein_null_nm, d50_ratio, concentration_ratio, as far as stated."""
+    remark: str = ""
+    """Why something was not compared."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,8 @@ def _group(
 
 def _comparison(row: Mapping[str, str]) -> Comparison:
     names = ("wasserstein_nm", "wasserstein_null_nm", "d50_ratio", "concentration_ratio")
-    return Comparison(row.get("batch_a", ""), row.get("batch_b", ""), _estimates(row, [n for n in names if n in row]))
+    stated = _estimates(row, [n for n in names if n in row])
+    return Comparison(row.get("batch_a", ""), row.get("batch_b", ""), stated, row.get("quality", ""))
 
 
 def _videos(folder: Path, run: Facts, curves: Mapping[tuple[str, str], Curve]) -> Iterable[Video]:

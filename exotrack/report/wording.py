@@ -24,7 +24,9 @@ METRICS: Final[dict[str, Term]] = {
     "span": Term("Span", "", "width of the distribution, (D90 − D10) / D50; a single size would give 0"),
     "cv": Term("CV", "%", "width of the distribution: standard deviation over mean"),
     "pdi": Term("PDI", "", "the CV squared, by particle count; not the PDI of dynamic light scattering"),
-    "concentration_per_ml": Term("Concentration", "per mL", "particles per millilitre of the undiluted sample"),
+    "concentration_per_ml": Term(
+        "Concentration", "per mL", "particles per millilitre of the undiluted sample, of those that are seen"
+    ),
     "concentration_gross_per_ml": Term("Concentration, gross", "per mL", "before subtraction of the blanks"),
     "blank_per_ml": Term("Blank", "per mL", "what the diluent alone shows, times the dilution of the sample"),
     "concentration_flux_per_ml": Term(

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from exotrack.acquisition import Acquisition
 from exotrack.displacements import Displacements
+from exotrack.sizing.crowding import field_shape
 from exotrack.tables import F64, I64, Mask, Tracks
 
 _MARGIN = 4.0
@@ -61,7 +62,7 @@ def arrivals(
     for slow particles. The place that this takes up is measured at random points.
     """
     step_px = float(np.sqrt(2.0 * fast_um2_s * acquisition.frame_interval_s)) / acquisition.pixel_size_um
-    shape = acquisition.frame_shape or (int(np.ptp(tracks.y)) + 1, int(np.ptp(tracks.x)) + 1)
+    shape = field_shape(tracks, acquisition)
     n_frames = acquisition.n_frames or int(tracks.frame.max(initial=0)) + 1
     margin_px = min(_MARGIN * step_px * np.sqrt(shortest), _MOST_OF_FRAME * min(shape))
     first, last = gap_frames + 1, n_frames - shortest
@@ -70,19 +71,21 @@ def arrivals(
     frames = np.arange(first, max(last, first))
     for cut in acquisition.cuts:
         frames = frames[(frames < cut - shortest) | (frames > cut + gap_frames)]
-    if not len(d) or not len(frames) or min(inner) <= 0:
+    if not len(frames) or min(inner) <= 0:
         return Arrivals(np.zeros(len(d), bool), 0.0, 0)
+    if not len(d):
+        return Arrivals(np.zeros(0, bool), inner[0] * inner[1] * acquisition.pixel_size_um**2, len(frames))
     width = float(np.nanmedian(tracks.sigma)) if np.isfinite(tracks.sigma).any() else _USUAL_WIDTH_PX
     radius = _WIDTHS * width + _STEPS * step_px * np.sqrt(gap_frames + 1.0)
     tree = cKDTree(np.stack([tracks.y, tracks.x, tracks.frame * _APART_PX], axis=1))
 
-    def taken(y: F64, x: F64, frame: I64) -> Mask:  # whether another particle is near
+    drift = [float(np.mean(f)) / acquisition.pixel_size_um if len(f) else 0.0 for f in (d.flow.y_um, d.flow.x_um)]
+
+    def taken(y: F64, x: F64, frame: I64) -> Mask:  # whether another particle was near, where the liquid came from
         near = np.zeros(len(y), bool)
         for back in range(1, gap_frames + 2):
-            near |= (
-                tree.query(np.stack([y, x, (frame - back) * _APART_PX], axis=1), distance_upper_bound=radius)[0]
-                < radius
-            )
+            places = np.stack([y - back * drift[0], x - back * drift[1], (frame - back) * _APART_PX], axis=1)
+            near |= tree.query(places, distance_upper_bound=radius)[0] < radius
         return near
 
     rng = np.random.default_rng(0)

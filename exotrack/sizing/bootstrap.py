@@ -8,10 +8,11 @@ import numpy as np
 from scipy import stats
 
 from exotrack.sizing.sample import Sample
-from exotrack.sizing.summary import quantile_nm
+from exotrack.sizing.summary import class_edges, quantile_nm
 from exotrack.tables import F64
 
 _Z95 = 1.959964
+_FEW = 5  # particles
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,42 @@ def replicate_counts(sample: Sample, spread: Spread, rng: np.random.Generator, n
 
 
 def widened(share: F64, replicates: F64, grid: F64, widening: float) -> F64:
-    """Move each replicate along ln d so that its D50 is `widening` times as far from that of the estimate."""
+    """Move each replicate along ln d so that its D50 is `widening` times as far from that of the estimate.
+
+    What would leave the grid stays in its outermost classes.
+    """
     if widening == 1.0:
         return replicates
-    log_d = np.log(grid)
+    edges = np.log(class_edges(grid))
     centre = np.log(quantile_nm(share, grid, 0.5))
     moved = np.empty_like(replicates)
     for i, replicate in enumerate(replicates):
         shift = (widening - 1.0) * (np.log(quantile_nm(replicate, grid, 0.5)) - centre)
-        moved[i] = np.interp(log_d - shift, log_d, replicate, left=0.0, right=0.0)
-    moved /= moved.sum(axis=1, keepdims=True)
+        moved[i] = _shifted(replicate, edges, shift)
     return moved
+
+
+def unsure_of_few(sample: Sample, replicates: F64, grid: F64, rng: np.random.Generator) -> F64:
+    """Replicates of a handful of particles, each moved by the error of the tracks, which resampling does not show.
+
+    One particle drawn again and again is always the same. From five on the replicates differ enough.
+    """
+    if sample.n_units >= _FEW:
+        return replicates
+    rows = np.log(np.maximum(sample.rows.astype(np.float64), 1e-30))
+    best = np.clip(rows.argmax(axis=1), 1, len(grid) - 2)
+    i = np.arange(len(rows))
+    curvature = 2.0 * rows[i, best] - rows[i, best - 1] - rows[i, best + 1]
+    information = float(np.sum(np.maximum(curvature, 1e-6)[sample.row])) / np.log(grid[1] / grid[0]) ** 2
+    edges = np.log(class_edges(grid))
+    moved = np.empty_like(replicates)
+    for i_replicate, shift in enumerate(rng.normal(0.0, information**-0.5, len(replicates))):
+        moved[i_replicate] = _shifted(replicates[i_replicate], edges, shift)
+    return moved
+
+
+def _shifted(share: F64, edges: F64, shift: float) -> F64:
+    """A distribution moved along ln d, of sum one; what would leave the grid stays in its outermost classes."""
+    below = np.interp(edges - shift, edges, np.concatenate([[0.0], np.cumsum(share)]) / share.sum())
+    below[0], below[-1] = 0.0, 1.0
+    return np.diff(below)

@@ -52,6 +52,7 @@ def calibrate_depth(beads: Sequence[BeadVideo], reference_error: float, gap_fram
     DepthTable
         One point per bead size, ordered by size: the mean over its videos, with its error from counting or from the
         spread of the videos, whichever is larger, and that of the reference. Brightness is that of the localizations.
+        Blanks are not subtracted: beads are to be many more than what the diluent holds.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def calibrate_depth(beads: Sequence[BeadVideo], reference_error: float, gap_fram
         mine = [bead for bead in beads if bead.diameter_nm == diameter]
         depth = np.array([_depth_um(bead, gap_frames) for bead in mine])
         counting = 1.0 / np.sqrt(sum(bead.rows.count.independent for bead in mine))
-        spread = float(np.std(depth, ddof=1) / np.mean(depth) / np.sqrt(len(depth))) if len(depth) > 2 else 0.0
+        spread = float(np.std(depth, ddof=1) / np.mean(depth) / np.sqrt(len(depth))) if len(depth) > 1 else 0.0
         error = float(np.hypot(max(counting, spread), reference_error))
         points.append(DepthPoint(diameter, float(np.mean(depth)), error, _mass(mine)))
     return DepthTable(tuple(points))

@@ -32,7 +32,10 @@ class Concentration:
     blank: Estimate
     """What the blanks hold, times the dilution of the sample; NaN without blanks."""
     lod_per_ml: float
-    """Limit of detection: mean of the blanks and 3.3 s.d. of a blank, times the dilution; NaN without blanks."""
+    """Limit of detection: mean of the blanks and 3.3 s.d. of a blank, times the dilution, no less than the upper end of
+    `blank`; NaN without blanks."""
+    n_unsubtracted: int
+    """Blanks that were not subtracted, because the depth of one of them is not known."""
     flux: Estimate
     """From arrivals, without depth: a check of the calibration."""
     fields: int
@@ -54,7 +57,7 @@ def concentration(rows: Sequence[TrackRows], blanks: Sequence[TrackRows] = ()) -
     Returns
     -------
     Concentration
-        NaN throughout where not every video has a known depth; the flux needs none.
+        NaN where not every video has a known depth; the flux needs none. Blanks of unknown depth are not subtracted.
 
     Notes
     -----
@@ -72,22 +75,25 @@ def concentration(rows: Sequence[TrackRows], blanks: Sequence[TrackRows] = ()) -
     shared = float(np.sqrt(np.mean([c.systematic**2 for c in counts]))) if counts else 0.0
     blank, lod = _UNKNOWN, _NAN
     net = gross
-    if blanks and np.isfinite(gross.value):
+    of_blanks = [r.count for r in blanks]
+    subtracted = all(np.isfinite(c.concentration_per_ml) for c in of_blanks)
+    if of_blanks and subtracted and np.isfinite(gross.value):
         dilution = float(np.mean([c.dilution for c in counts]))
-        of_blanks = [r.count for r in blanks]
         values = [c.concentration_per_ml / c.dilution * dilution for c in of_blanks]
         blank = _mean(of_blanks, values, scale=[dilution / c.dilution for c in of_blanks])
-        counting = [c.unit_per_ml / c.dilution * dilution * np.sqrt(c.independent) for c in of_blanks]
+        # A blank in which nothing was seen might have shown a particle.
+        counting = [c.unit_per_ml / c.dilution * dilution * np.sqrt(max(c.independent, 1.0)) for c in of_blanks]
         scatter = float(np.std(values, ddof=1)) if len(values) > 2 else 0.0
-        lod = float(np.mean(values) + 3.3 * max(scatter, float(np.sqrt(np.mean(np.square(counting))))))
+        spread = max(scatter, float(np.sqrt(np.mean(np.square(counting)))))
+        lod = max(float(np.mean(values)) + 3.3 * spread, blank.hi)
         net = _difference(gross, blank)
-    flux = [c.flux_per_ml for c in counts]
     return Concentration(
         net=_widened(net, shared),
         gross=_widened(gross, shared),
         blank=_widened(blank, shared),
         lod_per_ml=lod,
-        flux=_flux_mean(counts, flux),
+        n_unsubtracted=0 if subtracted else len(of_blanks),
+        flux=_flux_mean(counts),
         fields=sum(c.fields for c in counts),
         independent=float(sum(c.independent for c in counts)),
     )
@@ -106,15 +112,17 @@ def _mean(counts: Sequence[Count], values: Sequence[float], scale: Sequence[floa
     return _interval(mean, values, independent)
 
 
-def _flux_mean(counts: Sequence[Count], values: Sequence[float]) -> Estimate:
-    """Mean flux estimate; arrivals are independent of each other."""
-    used = [(c, v) for c, v in zip(counts, values, strict=True) if np.isfinite(v)]
+def _flux_mean(counts: Sequence[Count]) -> Estimate:
+    """Mean flux estimate of the videos in which arrivals could be seen; they are independent of each other."""
+    used = [c for c in counts if np.isfinite(c.flux_per_ml)]
     if not used:
         return _UNKNOWN
-    flux = np.array([v for _, v in used])
-    arrived = float(sum(c.starts for c, _ in used))
-    shared = float(np.hypot(FLUX_MODEL, used[0][0].pixel_error))
-    return _widened(_interval(float(flux.mean()), flux, arrived), shared)
+    flux = np.array([c.flux_per_ml for c in used])
+    arrived = float(sum(c.starts for c in used))
+    if arrived < 1.0:
+        unit = float(np.mean([c.arrival_per_ml for c in used])) / len(used)
+        return Estimate(float(flux.mean()), 0.0, (_NONE_UPPER + 2.0 * arrived) * unit)
+    return _widened(_interval(float(flux.mean()), flux, arrived), float(np.hypot(FLUX_MODEL, used[0].pixel_error)))
 
 
 def _interval(mean: float, values: Sequence[float] | F64, independent: float) -> Estimate:

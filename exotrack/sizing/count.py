@@ -11,6 +11,7 @@ from exotrack.acquisition import Acquisition
 from exotrack.displacements import Displacements
 from exotrack.protocol import Protocol
 from exotrack.sizing.counting import counting_fano
+from exotrack.sizing.crowding import field_shape
 from exotrack.sizing.exchange import confirmed_starts_um, unconfirmed_depth_um
 from exotrack.tables import F32, F64, I64, Tracks
 
@@ -57,7 +58,10 @@ class Count:
     unit_per_ml: float
     """Concentration that one independent particle stands for; NaN where the depth is not known."""
     flux_per_ml: float
-    """The same concentration from the particles that arrive during the recording, whatever the depth; NaN if none."""
+    """The same concentration from the particles that arrive during the recording, whatever the depth; NaN where no
+    arrival could be seen."""
+    arrival_per_ml: float
+    """Concentration that one arrival stands for; NaN likewise."""
     starts: float
     """Particles whose arrival was seen."""
     fields: int
@@ -119,7 +123,7 @@ def count(
     takes the faces as sharp, flow as parallel to them, and detection as certain. In simulated slabs and Gaussian sheets
     of 60 to 200 nm particles with signal-to-noise ratios of 8 to 30 it was 0.95 to 1.15 of the truth.
     """
-    shape = acquisition.frame_shape or (int(np.ptp(tracks.y)) + 1, int(np.ptp(tracks.x)) + 1)
+    shape = field_shape(tracks, acquisition)
     side_um = (shape[0] * acquisition.pixel_size_um, shape[1] * acquisition.pixel_size_um)
     n_frames = acquisition.n_frames or int(tracks.frame.max(initial=0)) + 1
     shortest, gap = protocol.size.min_steps * d.stride + 1, protocol.link.gap_frames
@@ -154,13 +158,15 @@ def count(
     volume = acquisition.dilution * _UM3_PER_ML / (side_um[0] * side_um[1])
     unit = fano * volume * float(share @ (1.0 / (counted * box))) / float(share @ (1.0 / counted)) if known else _NAN
     starts = float(seen.starts.sum())
+    arrival = _arrival(seen, step, shortest, gap, grid_nm, engine) * acquisition.dilution
     return Count(
         confirmed_per_um2=per_um2,
         particles_per_frame=per_frame,
         concentration_per_ml=per_frame / fano * unit,
         independent=per_frame / fano,
         unit_per_ml=unit,
-        flux_per_ml=_flux(seen, step, shortest, gap, grid_nm, engine) * acquisition.dilution,
+        flux_per_ml=starts * arrival,
+        arrival_per_ml=arrival,
         starts=starts,
         fields=fields,
         dilution=acquisition.dilution,
@@ -174,7 +180,10 @@ def count(
 
 
 def class_shares(likelihood: F32, weight: F64, mass: F64, grid_nm: F64, engine: Any) -> tuple[F64, F64]:
-    """Share of each size class under a weighting of the tracks, and its mean signal; 100 nm where there are none."""
+    """Share of each size class under a weighting of the tracks, and its mean signal; 100 nm where there are none.
+
+    Tracks of unknown signal do not enter the means; a class of such tracks alone has NaN.
+    """
     if not len(likelihood) or not weight.sum() > 0:
         alone = np.zeros(len(grid_nm))
         alone[int(np.argmin(np.abs(np.log(grid_nm / _TYPICAL_NM))))] = 1.0
@@ -183,9 +192,10 @@ def class_shares(likelihood: F32, weight: F64, mass: F64, grid_nm: F64, engine: 
     share: F64 = engine.deconvolve(likelihood, weight[None], start, iterations=_ITERATIONS)[0]
     joint = likelihood * share.astype(np.float32)
     joint /= np.maximum(joint.sum(axis=1, keepdims=True), np.float32(1e-30))
-    of_class = weight @ joint
-    bright = np.where(np.isfinite(mass), mass, 0.0)
-    return share, (weight * bright) @ joint / np.maximum(of_class, 1e-300)
+    known = np.isfinite(mass)
+    of_class = (weight * known) @ joint
+    bright = (weight * np.where(known, mass, 0.0)) @ joint
+    return share, np.where(of_class > 0, bright / np.maximum(of_class, 1e-300), _NAN)
 
 
 def _depth(acquisition: Acquisition, grid_nm: F64, mass: F64) -> F64:
@@ -204,10 +214,10 @@ def counted_share(step_um: F64, depth_um: F64, side_um: tuple[float, float], sho
     return np.maximum(share, 0.1)
 
 
-def _flux(seen: Seen, step_um: F64, shortest: int, gap: int, grid_nm: F64, engine: Any) -> float:
-    """Particles per ml of the measured liquid from arrivals; NaN without any."""
-    if not seen.starts.sum() > 0 or not seen.area_um2 > 0:
+def _arrival(seen: Seen, step_um: F64, shortest: int, gap: int, grid_nm: F64, engine: Any) -> float:
+    """Particles per ml of the measured liquid that one arrival stands for; NaN where none could be seen."""
+    if not (seen.area_um2 > 0 and seen.arrival_frames > 0):
         return _NAN
     share, _ = class_shares(seen.likelihood, seen.starts, seen.mass, grid_nm, engine)
     per_concentration = confirmed_starts_um(step_um, shortest, gap) * seen.area_um2 * seen.arrival_frames
-    return float(seen.starts.sum() * (share @ (1.0 / per_concentration)) * _UM3_PER_ML)
+    return float(share @ (1.0 / per_concentration)) * _UM3_PER_ML

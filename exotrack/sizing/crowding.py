@@ -16,6 +16,15 @@ MISLINK_MOST = 0.15
 """… and from which on it is not reported: one step in thirteen would belong to another particle."""
 
 
+def field_shape(tracks: Tracks, acquisition: Acquisition) -> tuple[int, int]:
+    """Height and width of the field in px: as stated, or what the tracks span, which is less; 1×1 without any."""
+    if acquisition.frame_shape is not None:
+        return acquisition.frame_shape
+    if not len(tracks):
+        return 1, 1
+    return int(np.ptp(tracks.y)) + 1, int(np.ptp(tracks.x)) + 1
+
+
 def mislink_nm(tracks: Tracks, acquisition: Acquisition) -> float:
     """Mislink index times diameter, nm: πρ·4DΔt·d with the density ρ of all spots.
 
@@ -24,7 +33,7 @@ def mislink_nm(tracks: Tracks, acquisition: Acquisition) -> float:
     if tracks.linking is not None:
         density = tracks.linking.density_px2
     else:
-        shape = acquisition.frame_shape or (float(np.ptp(tracks.y)) + 1.0, float(np.ptp(tracks.x)) + 1.0)
+        shape = field_shape(tracks, acquisition)
         n_frames = acquisition.n_frames or int(tracks.frame.max(initial=0)) + 1
         density = len(tracks) / (shape[0] * shape[1] * n_frames)
     per_um2 = density / acquisition.pixel_size_um**2

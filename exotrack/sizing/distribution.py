@@ -12,16 +12,17 @@ from exotrack import backends
 from exotrack.acquisition import Acquisition
 from exotrack.errors import InputError
 from exotrack.protocol import Protocol
-from exotrack.sizing.bootstrap import between_videos, replicate_counts, widened
+from exotrack.sizing.bootstrap import between_videos, replicate_counts, unsure_of_few, widened
 from exotrack.sizing.budget import combined, joined_budget
 from exotrack.sizing.crowding import MISLINK_MOST, class_mislinks
 from exotrack.sizing.deconvolution import best_iterations, replicate_shares
+from exotrack.sizing.limit import Detect
 from exotrack.sizing.mixture import find_populations
 from exotrack.sizing.modes import find_modes
 from exotrack.sizing.rows import TrackRows, track_rows
 from exotrack.sizing.sample import sample_of
 from exotrack.sizing.summary import class_edges, density_per_nm, fraction_ranges, quantile_nm, summarize
-from exotrack.tables import F64, Estimate, SizeDistribution, Tracks
+from exotrack.tables import F64, Estimate, Mask, SizeDistribution, Tracks
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,20 @@ _UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 def size_distribution(
-    tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None, *, backend: str = "auto"
+    tracks: Tracks,
+    acquisition: Acquisition,
+    protocol: Protocol | None = None,
+    *,
+    detect: Detect | None = None,
+    backend: str = "auto",
 ) -> SizeDistribution:
-    """Size distribution of one video; the bootstrap resamples particles. See `pool`."""
+    """Size distribution of one video; the bootstrap resamples particles. See `pool`.
+
+    Without `detect`, the `at` of what `exotrack.localize.injected_detection` finds in the video, nothing is known of a
+    limit of detection and nothing is cut off.
+    """
     settings = protocol or Protocol()
-    return pool([track_rows(tracks, acquisition, settings, backend=backend)], settings, backend=backend)
+    return pool([track_rows(tracks, acquisition, settings, detect=detect, backend=backend)], settings, backend=backend)
 
 
 def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend: str = "auto") -> SizeDistribution:
@@ -97,7 +107,7 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     grid = videos[0].diameter_nm
     if any(len(r.diameter_nm) != len(grid) or not np.allclose(r.diameter_nm, grid) for r in videos):
         raise InputError("size grids differ between videos: prepare all of them with the same protocol")
-    sample, weighting = sample_of(videos, settings.size.weighting)
+    sample, weighting, reason = sample_of(videos, settings.size.weighting)
     engine = backends.load(backend)
     rng = np.random.default_rng(settings.size.seed)
     spread = between_videos(sample, grid)
@@ -108,13 +118,12 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     if weighting == "number":
         shares = shares * np.sqrt(grid)
     limit_nm = _limit_nm(videos)
-    shares[:, grid < limit_nm] = 0.0
-    if not shares[0].any():
-        return SizeDistribution.empty(weighting=weighting, limit_nm=limit_nm)
-    shares = shares[shares.any(axis=1)]
-    shares /= shares.sum(axis=1, keepdims=True)
-    share, replicates = shares[0], widened(shares[0], shares[1:], grid, spread.widening)
-    replicates[:, grid < limit_nm] = 0.0
+    visible = ~(grid < limit_nm)
+    if not shares[0, visible].any():
+        return SizeDistribution.empty(weighting=weighting, weighting_reason=reason, limit_nm=limit_nm)
+    share = _cut(shares[:1], visible)[0]
+    replicates = widened(share, _cut(shares[1:], visible), grid, spread.widening)
+    replicates = _cut(unsure_of_few(sample, replicates, grid, rng), visible)
     density = density_per_nm(share, grid)
     lo, hi = np.quantile(density_per_nm(replicates, grid), [0.025, 0.975], axis=0)
     size = settings.size
@@ -133,6 +142,7 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
         lo=np.minimum(lo, density),
         hi=np.maximum(hi, density),
         weighting=weighting,
+        weighting_reason=reason,
         n_tracks=sum(len(np.unique(r.particle)) for r in videos),
         n_videos=len(videos),
         limit_nm=limit_nm,
@@ -143,12 +153,22 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
             replicate,
             grid,
             number_exponent=0.5 if weighting == "number" else 0.0,
+            limit_nm=limit_nm,
+            widening=spread.widening,
             systematic=combined(budget),
         ),
         budget=joined_budget([r.budget for r in videos], _statistics(replicates, grid)),
         mislink_index=mislinks,
         replicates=replicates,
     )
+
+
+def _cut(shares: F64, visible: Mask) -> F64:
+    """Distributions over the visible classes alone, each of sum one; those without any are left out."""
+    kept = np.where(visible, shares, 0.0)
+    kept = kept[kept.any(axis=1)]
+    result: F64 = kept / kept.sum(axis=1, keepdims=True)
+    return result
 
 
 def _statistics(replicates: F64, grid: F64) -> float:
@@ -159,7 +179,10 @@ def _statistics(replicates: F64, grid: F64) -> float:
 
 
 def _limit_nm(videos: Sequence[TrackRows]) -> float:
-    """Size from which on half of the particles are detected, by the mean over the localizations; 0 where unknown."""
+    """Size from which on half of the particles are detected, by the mean over the localizations.
+
+    0 where that is not known, NaN where it is so for no size.
+    """
     known = [r for r in videos if r.detected is not None]
     if not known:
         return 0.0
@@ -167,8 +190,10 @@ def _limit_nm(videos: Sequence[TrackRows]) -> float:
     detected = np.average([r.detected for r in known], axis=0, weights=weights)
     missed = np.flatnonzero(detected < 0.5)
     grid = known[0].diameter_nm
-    if not len(missed) or missed[-1] == len(grid) - 1:
+    if not len(missed):
         return 0.0
+    if missed[-1] == len(grid) - 1:
+        return float("nan")
     return float(class_edges(grid)[missed[-1] + 1])
 
 

@@ -9,7 +9,7 @@ from scipy import special
 
 from exotrack.sizing.sample import Sample
 from exotrack.sizing.summary import class_edges
-from exotrack.tables import F64, Estimate
+from exotrack.tables import F64, Estimate, Mask
 
 MOST = 4
 """Most populations that are looked for."""
@@ -23,6 +23,7 @@ _ITERATIONS, _WARM, _TRIAL = 300, 60, 30
 _LEAST_SD = 0.02  # of ln d; narrower, a population could shrink onto a single track
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _FEWEST = 50  # particles
+_Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,14 @@ class _Mixture:
 
 
 def find_populations(
-    sample: Sample, counts: F64, grid_nm: F64, *, number_exponent: float, systematic: float
+    sample: Sample,
+    counts: F64,
+    grid_nm: F64,
+    *,
+    number_exponent: float,
+    limit_nm: float = 0.0,
+    widening: float = 1.0,
+    systematic: float = 0.0,
 ) -> tuple[Population, ...]:
     """Log-normal populations of a sample.
 
@@ -65,6 +73,11 @@ def find_populations(
         Logarithmic size grid.
     number_exponent : float
         Power of the diameter that turns shares of what was counted into shares of particles: ½ for arrivals.
+    limit_nm : float
+        Detection limit: populations whose median lies below it are left out, and fractions are those of what lies above
+        it; 0 or NaN if there is none.
+    widening : float
+        Factor by which videos differ more than the replicates; see `exotrack.sizing.bootstrap`.
     systematic : float
         Relative standard uncertainty that all diameters share.
 
@@ -78,7 +91,10 @@ def find_populations(
     Fitted by EM to the likelihoods, not to the diameters of single tracks, whose error would widen every population.
     K populations have 3K − 1 parameters; BIC = −2 ln L + (3K − 1) ln n with n particles, the pieces of one particle
     being one observation. Another population must lower the BIC by more than 10, in the sample and in 80 % of the
-    replicates.
+    replicates. Of 2,000 tracks of 15 displacements, 100 and 200 nm were two populations in 24 of 24 samples, 100 and
+    150 nm one (with 40 displacements two), and 60, 100 and 200 nm three in 8 of 24 and else two.
+
+    Intervals are 1.96 standard deviations of the replicates, of ln d for sizes.
 
     References
     ----------
@@ -100,7 +116,8 @@ def find_populations(
         if np.mean(np.array(gains) > BIC_GAIN) < BIC_STABLE:
             break
         best, replicates = more, others
-    return _described(best, replicates, number_exponent, systematic)
+    found, *resampled = (_number(mixture, number_exponent) for mixture in (best, *replicates))
+    return _described(found, resampled, limit_nm, widening, systematic)
 
 
 class _Fit:
@@ -183,28 +200,36 @@ def _number(mixture: _Mixture, exponent: float) -> _Mixture:
     return _Mixture(weight / weight.sum(), mixture.mean + exponent * mixture.sd**2, mixture.sd)
 
 
+def _above(mixture: _Mixture, kept: Mask, limit_nm: float) -> _Mixture:
+    """The populations that are kept, each with its share of what lies above the limit."""
+    weight = mixture.weight[kept]
+    if limit_nm > 0:
+        weight = weight * special.ndtr((mixture.mean[kept] - np.log(limit_nm)) / mixture.sd[kept])
+    return _Mixture(weight / weight.sum(), mixture.mean[kept], mixture.sd[kept])
+
+
 def _described(
-    best: _Mixture, replicates: list[_Mixture], exponent: float, systematic: float
+    found: _Mixture, drawn: list[_Mixture], limit_nm: float, widening: float, systematic: float
 ) -> tuple[Population, ...]:
-    found, drawn = _number(best, exponent), [_number(m, exponent) for m in replicates]
+    kept = np.exp(found.mean) >= limit_nm if limit_nm > 0 else np.ones(len(found.mean), bool)
+    if not kept.any():
+        return ()
+    found, drawn = _above(found, kept, limit_nm), [_above(m, kept, limit_nm) for m in drawn]
+    error = {name: _Z95 * np.std([getattr(m, name) for m in drawn], axis=0) for name in ("weight", "mean", "sd")}
+    place = np.hypot(widening * error["mean"], _Z95 * systematic)
 
-    def estimate(value: F64, values: list[F64], k: int, shared: float = 0.0) -> Estimate:
-        lo, hi = np.quantile([v[k] for v in values], [0.025, 0.975]) if values else (value[k], value[k])
-        lo, hi = min(lo, value[k]), max(hi, value[k])
-        if shared:
-            lo = value[k] - np.hypot(value[k] - lo, shared)
-            hi = value[k] + np.hypot(hi - value[k], shared)
-        return Estimate(float(value[k]), float(lo), float(hi))
+    def exponential(value: float, half: float) -> Estimate:
+        return Estimate(*(float(np.exp(value + side * half)) for side in (0.0, -1.0, 1.0)))
 
-    def exponential(e: Estimate) -> Estimate:
-        return Estimate(*(float(np.exp(v)) for v in e))
+    def share(value: float, half: float) -> Estimate:
+        return Estimate(float(value), float(max(value - half, 0.0)), float(min(value + half, 1.0)))
 
     return tuple(
         Population(
             name=f"P{k + 1}",
-            median_nm=exponential(estimate(found.mean, [m.mean for m in drawn], k, 1.96 * systematic)),
-            gsd=exponential(estimate(found.sd, [m.sd for m in drawn], k)),
-            fraction=estimate(found.weight, [m.weight for m in drawn], k),
+            median_nm=exponential(found.mean[k], place[k]),
+            gsd=exponential(found.sd[k], error["sd"][k]),
+            fraction=share(found.weight[k], error["weight"][k]),
         )
         for k in range(len(found.weight))
     )

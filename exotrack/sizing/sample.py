@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,6 @@ import numpy as np
 
 from exotrack.sizing.rows import TrackRows
 from exotrack.tables import F32, F64, I64
-
-log = logging.getLogger(__name__)
 
 _LEAST_STARTS = 100
 _MOST_FROM_BEGINNING = 0.5
@@ -63,7 +60,7 @@ class Sample:
         return np.array([np.bincount(self.row, w * self.weight, n) for w in of_track]).reshape(len(of_track), n)
 
 
-def sample_of(videos: Sequence[TrackRows], weighting: str) -> tuple[Sample, str]:
+def sample_of(videos: Sequence[TrackRows], weighting: str) -> tuple[Sample, str, str]:
     """Pool the tracks that count under a weighting; "number" becomes "frames" where too few particles arrive.
 
     Parameters
@@ -75,10 +72,11 @@ def sample_of(videos: Sequence[TrackRows], weighting: str) -> tuple[Sample, str]
 
     Returns
     -------
-    Sample, str
-        The tracks of positive weight, and how they are weighted in fact.
+    Sample, str, str
+        The tracks of positive weight, how they are weighted in fact, and why not as asked for; empty if they are.
     """
-    if weighting == "number" and not _exchange_is_seen(videos):
+    reason = _no_exchange(videos) if weighting == "number" else ""
+    if reason:
         weighting = "frames"
     if weighting == "number":
         weights = [r.identity_share * r.start_seen for r in videos]
@@ -93,21 +91,19 @@ def sample_of(videos: Sequence[TrackRows], weighting: str) -> tuple[Sample, str]
     _, video = np.unique(video, return_inverse=True)
     _, unit = np.unique(np.stack([video, identity]), axis=1, return_inverse=True)
     rows, row = _merged(np.concatenate([r.likelihood for r in videos])[used])
-    return Sample(rows, row, weight[used], video, unit.reshape(-1)), weighting
+    return Sample(rows, row, weight[used], video, unit.reshape(-1)), weighting, reason
 
 
-def _exchange_is_seen(videos: Sequence[TrackRows]) -> bool:
-    """Whether enough particles come and go for their arrivals to stand for all of them."""
+def _no_exchange(videos: Sequence[TrackRows]) -> str:
+    """Why the arrivals do not stand for all particles; empty where they do."""
     starts = sum(float(r.identity_share[r.start_seen].sum()) for r in videos)
     seen = sum(int(r.n_frames.sum()) for r in videos)
     old = sum(int(r.n_frames[r.from_beginning].sum()) for r in videos)
     if starts < _LEAST_STARTS:
-        log.debug("only %.0f particles arrive during the recording: counting localizations instead", starts)
-    elif old > _MOST_FROM_BEGINNING * seen:
-        log.debug("%.0f %% of what is seen was there from the beginning: counting localizations", 100 * old / seen)
-    else:
-        return True
-    return False
+        return f"only {starts:.0f} particles arrive during the recording"
+    if old > _MOST_FROM_BEGINNING * seen:
+        return f"{old / seen:.0%} of what is seen was there from the beginning"
+    return ""
 
 
 def _merged(likelihood: F32) -> tuple[F32, I64]:
