@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from exotrack.sizing.sample import Sample
-from exotrack.tables import F64, I64
+from exotrack.tables import F32, F64, I64
 
 ITERATIONS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Numbers of EM iterations that compete in the cross-validation."""
@@ -25,7 +25,7 @@ _LEAST_PARTICLES = 3.0
 _EMPTY = 1e-4
 
 
-def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds: int, counts: F64) -> I64:
+def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds: int, counts: F32) -> I64:
     """Number of iterations with the largest held-out log-likelihood, for each replicate of the particles.
 
     The choice decides how narrow the distribution is. Each replicate makes its own, from the held-out likelihoods of
@@ -41,7 +41,7 @@ def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds
         Draws the folds.
     folds : int
         Number of folds.
-    counts : float64 array, shape (n_replicates, n_units)
+    counts : float32 array, shape (n_replicates, n_units)
         How often each particle counts in each replicate.
 
     Returns
@@ -64,14 +64,15 @@ def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds
         done = iterations
         predicted = (sample.rows @ shares.T.astype(np.float32))[sample.row, fold]
         score = sample.weight * np.log(np.maximum(predicted, 1e-30))
-        scores.append(counts @ np.bincount(sample.unit, score, counts.shape[1]))
+        of_unit = np.bincount(sample.unit, score, counts.shape[1])
+        scores.append(np.concatenate([counts[i : i + _CHUNK] @ of_unit for i in range(0, len(counts), _CHUNK)]))
         if len(scores) > _PAST_MAXIMUM and np.all(np.argmax(scores, axis=0) < len(scores) - _PAST_MAXIMUM):
             break  # no replicate has its maximum near the end: it does not come back
     best: I64 = np.array(ITERATIONS, np.int64)[np.argmax(scores, axis=0)]
     return best
 
 
-def replicate_shares(sample: Sample, engine: Any, counts: F64, iterations: I64) -> F64:
+def replicate_shares(sample: Sample, engine: Any, counts: F32, iterations: I64) -> F64:
     """Shares of the classes for each replicate of the particles, as tracks are counted, without strays.
 
     Parameters
@@ -79,7 +80,7 @@ def replicate_shares(sample: Sample, engine: Any, counts: F64, iterations: I64) 
     sample : Sample
     engine : module
         A loaded backend.
-    counts : float64 array, shape (n_replicates, n_units)
+    counts : float32 array, shape (n_replicates, n_units)
     iterations : int64 array, shape (n_replicates,)
 
     Returns

@@ -112,7 +112,7 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     rng = np.random.default_rng(settings.size.seed)
     spread = between_videos(sample, grid)
     replicate = replicate_counts(sample, spread, rng, settings.size.bootstrap)
-    counts = np.vstack([np.ones(replicate.shape[1]), replicate])
+    counts = np.vstack([np.ones_like(replicate[:1]), replicate])
     iterations = best_iterations(sample, engine, rng, settings.size.folds, counts)
     shares = replicate_shares(sample, engine, counts, iterations)
     if weighting == "number":

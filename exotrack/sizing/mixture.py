@@ -9,7 +9,7 @@ from scipy import special
 
 from exotrack.sizing.sample import Sample
 from exotrack.sizing.summary import class_edges
-from exotrack.tables import F64, Estimate, Mask
+from exotrack.tables import F32, F64, Estimate, Mask
 
 MOST = 4
 """Most populations that are looked for."""
@@ -53,7 +53,7 @@ class _Mixture:
 
 def find_populations(
     sample: Sample,
-    counts: F64,
+    counts: F32,
     grid_nm: F64,
     *,
     number_exponent: float,
@@ -67,7 +67,7 @@ def find_populations(
     ----------
     sample : Sample
         Tracks and their weights.
-    counts : float64 array, shape (n_replicates, n_units)
+    counts : float32 array, shape (n_replicates, n_units)
         How often each particle counts in each bootstrap replicate; the first 40 are used.
     grid_nm : float64 array, shape (n_classes,)
         Logarithmic size grid.
@@ -104,7 +104,7 @@ def find_populations(
         return ()
     fit = _Fit(sample, grid_nm)
     drawn = [fit.weights(c) for c in counts[:_REPLICATES]]
-    whole = fit.weights(np.ones(sample.n_units))
+    whole = fit.weights(np.ones(sample.n_units, np.float32))
     best = fit.climb(fit.single(whole), whole, _ITERATIONS)
     replicates = [fit.climb(best, w, _WARM) for w in drawn]
     while len(best.weight) < MOST:
@@ -133,7 +133,7 @@ class _Fit:
         self.log_d = np.log(grid_nm)
         self.edges = np.log(class_edges(grid_nm))
 
-    def weights(self, counts: F64) -> F64:
+    def weights(self, counts: F32) -> F64:
         """Weight of each row; the sum is the number of particles."""
         of_row = self.sample.row_weights(counts[self.sample.unit][None])[0]
         weights: F64 = of_row * (counts.sum() / of_row.sum())

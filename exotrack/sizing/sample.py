@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from exotrack.sizing.rows import TrackRows
 from exotrack.tables import F32, F64, I64
@@ -47,12 +49,12 @@ class Sample:
         video[self.unit] = self.video
         return video
 
-    def row_weights(self, of_track: F64) -> F64:
+    def row_weights(self, of_track: npt.NDArray[np.floating[Any]]) -> F64:
         """Weights of the rows from weights of the tracks, which are multiplied by those of the sample.
 
         Parameters
         ----------
-        of_track : float64 array, shape (n, n_tracks)
+        of_track : float array, shape (n, n_tracks)
         """
         if len(self.row) == len(self.rows):
             return of_track * self.weight
