@@ -79,6 +79,9 @@ def compare(a: SizeDistribution, b: SizeDistribution) -> Comparison:
     share_a, share_b = share_a[0], share_b[0]
     all_a, all_b = _seen(a.replicates, seen), _seen(b.replicates, seen)
     n = min(len(all_a), len(all_b))
+    if n == 0:
+        nothing = Estimate(_NAN, _NAN, _NAN)
+        return Comparison(nothing, _NAN, nothing)
     # Both bootstraps start from the same seed: one step apart, the replicates of a pair share no weights.
     drawn_a, drawn_b = all_a[:n], np.roll(all_b[:n], 1, axis=0)
 

@@ -340,6 +340,12 @@ def test_each_remark_on_a_concentration_appears_when_it_should_and_alone(changes
     assert words in remark
 
 
+def test_a_check_without_arrivals_is_no_check():
+    assert remarks(flux=Estimate(0.0, 0.0, 1e8)) == []
+    assert remarks(flux=Estimate(1e7, 0.0, 1e8)) == []
+    assert remarks(flux=Estimate(np.nan, np.nan, np.nan)) == []
+
+
 def test_nothing_is_said_of_a_concentration_that_is_not_known():
     nothing = Estimate(np.nan, np.nan, np.nan)
     assert remarks(gross=nothing, net=nothing, fields=1) == []

@@ -31,6 +31,7 @@ def evidence(**changes):
         "stride": 1,
         "n_frames": 500,
         "count": counted(1e9),
+        "blank": False,
         "without_linking": {},
     }
     return quality.Evidence(**{**given, **changes})
@@ -120,6 +121,10 @@ def test_each_remark_appears_when_it_should_and_alone(changes, code, level):
 
 def test_anisotropy_of_few_displacements_is_chance():
     assert quality.flags(evidence(spots=spots(0), anisotropy=1.2, particles=particles(0))) == []
+
+
+def test_a_blank_without_particles_is_as_it_should_be():
+    assert quality.flags(evidence(blank=True)) == []
 
 
 def test_no_spots_is_said_plainly():

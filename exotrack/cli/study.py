@@ -170,7 +170,9 @@ def calibrate(
 
 def _ratio(pair: Mapping[Any, Any], name: str, *, invert: bool) -> str:
     value, lo, hi = (pair[f"{name}{end}"] for end in ("", "_lo", "_hi"))
-    return terminal.interval(1 / value, 1 / hi, 1 / lo) if invert else terminal.interval(value, lo, hi)
+    if invert:
+        value, lo, hi = 1 / value, 1 / hi, float("inf") if lo == 0 else 1 / lo
+    return terminal.interval(value, lo, hi)
 
 
 def _summary(results: Results) -> None:

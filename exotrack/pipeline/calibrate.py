@@ -65,12 +65,10 @@ def _beads(results: Results, protocol: Protocol) -> Iterator[BeadVideo]:
     for name in results.video_ids:
         record = results.video(name)
         cells = record.get("sheet", {})
-        stated = [column for column in REFERENCES if cells.get(column)]
-        if record.get("role") != "bead" or not stated:
-            continue
-        if len(stated) < len(REFERENCES):
-            missing = next(column for column in REFERENCES if column not in stated)
-            raise InputError(f"{name}: {missing} is empty in the sample sheet; fill it in, or clear {stated[0]} too")
+        if record.get("role") != "bead" or not cells.get("reference_per_ml"):
+            continue  # beads of known size alone check the size
+        if not cells.get("reference_diameter_nm"):
+            raise InputError(f"{name}: reference_diameter_nm is empty in the sample sheet; fill it in, and run again")
         diameter, per_ml = (float(str(cells[column]).replace(",", ".")) for column in REFERENCES)
         recorded = acquisition(record["video"], _stated(record), tuple(record["shape"]))
         rows = track_rows(results.tracks(name), recorded, protocol)

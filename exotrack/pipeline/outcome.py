@@ -177,6 +177,8 @@ def _remarks(group: Group, pooled: Pooled) -> Iterator[str]:
 def _remarks_on_sizes(sizes: SizeDistribution) -> Iterator[str]:
     if sizes.weighting_reason:
         yield f"weighted by {sizes.weighting}: {sizes.weighting_reason}"
+    if not len(sizes) and sizes.limit_nm > 0:
+        yield f"all particles lie below the detection limit of {sizes.limit_nm:.0f} nm"
     if np.isnan(sizes.limit_nm):
         yield "less than half of the particles of any size are detected: more light or exposure is needed"
     if sizes.n_tracks < TRACKS_ADVISED:
@@ -203,9 +205,9 @@ def remarks_on_concentration(found: Concentration) -> Iterator[str]:
         yield "concentration below the limit of detection of the blanks"
     elif found.blank.value > BLANK_HIGH * gross.value:
         yield f"blank is {found.blank.value / gross.value:.0%} of the concentration"
-    if net.value > 0 and np.isfinite(flux.value):
+    if net.value > 0 and flux.lo > 0 and gross.lo > 0:
         ratio = float(np.log(flux.value / gross.value))
-        chance = float(np.hypot(np.log(flux.hi / flux.lo), np.log(gross.hi / max(gross.lo, 1e-300)))) / 2.0
+        chance = float(np.hypot(np.log(flux.hi / flux.lo), np.log(gross.hi / gross.lo))) / 2.0
         if abs(ratio) > max(float(np.log(FLUX_APART)), chance):
             yield f"arrivals give {np.exp(ratio):.2f} times the concentration: check the depth"
 

@@ -60,6 +60,8 @@ class Evidence:
     """Frames that a displacement spans; more than 1 where images are carried over."""
     n_frames: int
     count: Count
+    blank: bool
+    """Whether the video shows the diluent alone."""
     without_linking: Mapping[str, Any]
     """As `video.json` holds it."""
 
@@ -231,11 +233,13 @@ def _indices(mislinks: Mapping[str, float]) -> str:
 
 
 def _counts(evidence: Evidence) -> Iterator[Flag]:
-    if not len(evidence.spots):
+    if evidence.blank:
+        return  # few particles are what a blank is for
+    if not len(evidence.spots) or evidence.count.particles_per_frame == 0:
         yield _warning(
             "no_spots",
-            "No particles were found: the video counts as zero in a concentration. Look at it with `exotrack inspect`, "
-            "and check focus, light and polarity.",
+            "No particles were followed: the video counts as zero in a concentration. Look at it with `exotrack "
+            "inspect`, and check focus, light and polarity.",
         )
     elif evidence.n_used < TRACKS_FEW:
         yield _warning(
@@ -260,7 +264,7 @@ def _checks(evidence: Evidence) -> Iterator[Flag]:
             "concentration fall behind. Dilute the sample further.",
         )
     per_frame = evidence.count.particles_per_frame
-    if 0 < per_frame < PARTICLES_FEW:
+    if 0 < per_frame < PARTICLES_FEW and not evidence.blank:
         yield _info(
             "few_particles",
             f"Only {per_frame:.1f} particles are in view: the concentration is uncertain. Record more fields, or "
@@ -268,7 +272,8 @@ def _checks(evidence: Evidence) -> Iterator[Flag]:
         )
     by_ddm = evidence.without_linking.get("ddm", {})
     off = abs(by_ddm.get("ratio", math.nan) - 1.0)
-    if off > max(DDM_APART, DDM_ERRORS * by_ddm.get("ratio_error", math.nan)):
+    error = by_ddm.get("ratio_error", math.nan)
+    if math.isfinite(error) and off > max(DDM_APART, DDM_ERRORS * error):
         yield _warning(
             "ddm_disagrees",
             f"Differential dynamic microscopy of the detections gives {by_ddm['ratio']:.2f} ± "

@@ -77,6 +77,7 @@ def found(
         stride=moved.stride,
         n_frames=job.n_frames,
         count=checked.rows.count,
+        blank=job.row.role == "blank",
         without_linking=checked.without_linking,
     )
     return {

@@ -21,6 +21,7 @@ from exotrack.link import link
 from exotrack.localize import calibrate, localize
 from exotrack.pipeline import checks, record
 from exotrack.pipeline.plan import Job, Part
+from exotrack.pipeline.quality import SPOTS_USUAL
 from exotrack.tables import Array, Localizations, Particles, SpotModel, Tracks
 from exotrack.video import Video
 
@@ -191,11 +192,13 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
     acquisition = source.acquisition
     with timed(seconds, "link"):
         tracks = link(spots, acquisition, job.protocol, backend=job.backend)
-    if not len(tracks) and spots.model is not None and spots.model.warnings and job.row.role != "blank":
-        what = "spots were found but none could be followed" if len(spots) else "no particles were found"
+    reasons = list(spots.model.warnings) if spots.model is not None else []
+    many = len(spots) > SPOTS_USUAL * job.n_frames
+    if not len(tracks) and (reasons or many) and job.row.role != "blank":
+        reasons.append("spots were found but none could be followed" if len(spots) else "no particles were found")
         raise VideoError(
-            f"{job.row.video}: {'; '.join(spots.model.warnings)}; {what}; look at it with `exotrack inspect`, and "
-            "check focus, light and polarity"
+            f"{job.row.video}: {'; '.join(reasons)}; look at it with `exotrack inspect`, and check focus, light and "
+            "polarity"
         )
     with timed(seconds, "measure"):
         particles = measure(tracks, acquisition, job.protocol, backend=job.backend)

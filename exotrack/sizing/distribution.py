@@ -120,7 +120,9 @@ def pool(rows: Sequence[TrackRows], protocol: Protocol | None = None, *, backend
     limit_nm = _limit_nm(videos)
     visible = ~(grid < limit_nm)
     if not shares[0, visible].any():
-        return SizeDistribution.empty(weighting=weighting, weighting_reason=reason, limit_nm=limit_nm)
+        n_tracks = sum(len(np.unique(r.particle)) for r in videos)
+        said = {"weighting_reason": reason, "limit_nm": limit_nm, "n_tracks": n_tracks, "n_videos": len(videos)}
+        return SizeDistribution.empty(weighting=weighting, **said)
     share = _cut(shares[:1], visible)[0]
     replicates = widened(share, _cut(shares[1:], visible), grid, spread.widening)
     replicates = _cut(unsure_of_few(sample, replicates, grid, rng), visible)
