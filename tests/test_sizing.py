@@ -202,8 +202,8 @@ def test_interval_of_d50_over_four_videos_is_honest(between):
 def test_intervals_of_the_width_of_a_narrow_sample_are_honest():
     """40 samples of 300 tracks with a CV of 5 %: 33 or more of 40 hold in 98 of 100 runs at a coverage of 0.92."""
     rng = np.random.default_rng(21)
-    hits = {"cv": 0, "span": 0, "d10_nm": 0, "d90_nm": 0}
-    truth = {"cv": 0.05, "span": 2 * 1.2816 * 0.05, "d10_nm": 100 - 6.408, "d90_nm": 100 + 6.408}
+    hits = {"cv": 0, "span": 0, "d10_nm": 0, "d50_nm": 0, "d90_nm": 0}
+    truth = {"d50_nm": 100.0, "cv": 0.05, "span": 2 * 1.2816 * 0.05, "d10_nm": 100 - 6.408, "d90_nm": 100 + 6.408}
     for _ in range(40):
         summary = pool([gamma_rows(rng, rng.normal(100.0, 5.0, 150)) for _ in range(2)], protocol()).summary
         for name, value in truth.items():

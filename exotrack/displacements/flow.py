@@ -32,6 +32,13 @@ class Flow:
     own_share: float
     """Mean share of a displacement in the flow that is subtracted from it, 1/(tracks × window) for equal tracks."""
 
+    @property
+    def mean_um(self) -> tuple[float, float]:
+        """Mean displacement per frame along y and x, µm; 0 without frames."""
+        if not len(self.y_um):
+            return 0.0, 0.0
+        return float(np.mean(self.y_um)), float(np.mean(self.x_um))
+
     def lost_covariance(self, lag: int, variance: float, following: float) -> float:
         """What subtraction takes from the displacements' covariance at a lag, from the covariances of the residuals.
 

@@ -79,7 +79,7 @@ def arrivals(
     radius = _WIDTHS * width + _STEPS * step_px * np.sqrt(gap_frames + 1.0)
     tree = cKDTree(np.stack([tracks.y, tracks.x, tracks.frame * _APART_PX], axis=1))
 
-    drift = [float(np.mean(f)) / acquisition.pixel_size_um if len(f) else 0.0 for f in (d.flow.y_um, d.flow.x_um)]
+    drift = [moved / acquisition.pixel_size_um for moved in d.flow.mean_um]
 
     def taken(y: F64, x: F64, frame: I64) -> Mask:  # whether another particle was near, where the liquid came from
         near = np.zeros(len(y), bool)

@@ -99,10 +99,8 @@ def unsure_of_few(sample: Sample, replicates: F64, grid: F64, rng: np.random.Gen
     curvature = 2.0 * rows[i, best] - rows[i, best - 1] - rows[i, best + 1]
     information = float(np.sum(np.maximum(curvature, 1e-6)[sample.row])) / np.log(grid[1] / grid[0]) ** 2
     edges = np.log(class_edges(grid))
-    moved = np.empty_like(replicates)
-    for i_replicate, shift in enumerate(rng.normal(0.0, information**-0.5, len(replicates))):
-        moved[i_replicate] = _shifted(replicates[i_replicate], edges, shift)
-    return moved
+    shifts = rng.normal(0.0, information**-0.5, len(replicates))
+    return np.array([_shifted(replicate, edges, shift) for replicate, shift in zip(replicates, shifts, strict=True)])
 
 
 def _shifted(share: F64, edges: F64, shift: float) -> F64:

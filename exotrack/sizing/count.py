@@ -134,12 +134,8 @@ def count(
     step = np.sqrt(2.0 * acquisition.stokes_einstein_um2_s_nm / grid_nm * acquisition.frame_interval_s)
     depth = _depth(acquisition, grid_nm, seen.class_mass)
     fields = 1 + len(acquisition.cuts)
-    flow = d.flow.y_um, d.flow.x_um
-    velocity = (
-        (float(np.mean(flow[0])) / acquisition.frame_interval_s, float(np.mean(flow[1])) / acquisition.frame_interval_s)
-        if len(flow[0])
-        else (0.0, 0.0)
-    )
+    moved = d.flow.mean_um
+    velocity = (moved[0] / acquisition.frame_interval_s, moved[1] / acquisition.frame_interval_s)
     known = np.isfinite(depth).all()
     box = depth if known else np.full(len(grid_nm), np.inf)
     counted = counted_share(step, box, side_um, shortest, gap)

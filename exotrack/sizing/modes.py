@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from exotrack.sizing.summary import density_per_nm
+from exotrack.sizing.summary import smoothed_density
 from exotrack.tables import F64, I64
 
 DIP = 0.2
@@ -50,7 +50,7 @@ def find_modes(share: F64, replicates: F64, diameter_nm: F64, width: float) -> M
     >>> [round(d) for d in modes.diameter_nm], [round(f, 2) for f in modes.fraction], modes.stability
     ([98, 198], [0.5, 0.5], 1.0)
     """
-    smooth = _smoothed(np.vstack([share, replicates]), diameter_nm, width)
+    smooth = smoothed_density(np.vstack([share, replicates]), diameter_nm, width)
     peaks, dips = _peaks(share, smooth[0])
     counts = [len(_peaks(*pair)[0]) for pair in zip(replicates, smooth[1:], strict=True)]
     held = np.add.reduceat(share, dips[:-1]) / share.sum() if len(peaks) else np.empty(0)
@@ -59,15 +59,6 @@ def find_modes(share: F64, replicates: F64, diameter_nm: F64, width: float) -> M
         fraction=tuple(float(f) for f in held),
         stability=float(np.mean(np.array(counts) == len(peaks))) if len(counts) else float("nan"),
     )
-
-
-def _smoothed(shares: F64, diameter_nm: F64, width: float) -> F64:
-    """Densities per nm, smoothed along ln d."""
-    step = np.log(diameter_nm[1] / diameter_nm[0])
-    reach = int(np.ceil(4.0 * width / step))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
-    density = np.pad(density_per_nm(shares, diameter_nm), ((0, 0), (reach, reach)))
-    return np.array([np.convolve(row, kernel, "valid") for row in density])
 
 
 def _peaks(share: F64, smooth: F64) -> tuple[I64, I64]:

@@ -46,6 +46,16 @@ def fraction_between(share: F64, diameter_nm: F64, low_nm: float, high_nm: float
     return float(below[1] - below[0])
 
 
+def smoothed_density(shares: F64, diameter_nm: F64, width: float) -> F64:
+    """Densities per nm of distributions (rows), smoothed along ln d by a normal kernel of s.d. `width`."""
+    log_d = np.log(diameter_nm)
+    step = log_d[1] - log_d[0]
+    reach = int(np.ceil(4.0 * width / step))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
+    density = np.pad(density_per_nm(shares, diameter_nm), ((0, 0), (reach, reach)))
+    return np.array([np.convolve(row, kernel, "valid") for row in density])
+
+
 def mode_nm(share: F64, diameter_nm: F64, width: float) -> float:
     """Diameter of the highest density per nm after smoothing over `width` (s.d. in ln d).
 
@@ -55,9 +65,7 @@ def mode_nm(share: F64, diameter_nm: F64, width: float) -> float:
     """
     log_d = np.log(diameter_nm)
     step = log_d[1] - log_d[0]
-    reach = int(np.ceil(4.0 * width / step))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
-    smooth = np.convolve(np.pad(density_per_nm(share, diameter_nm), reach), kernel, "valid")
+    smooth = smoothed_density(share[None], diameter_nm, width)[0]
     k = int(np.clip(smooth.argmax(), 1, len(smooth) - 2))
     left, middle, right = np.log(np.maximum(smooth[k - 1 : k + 2], 1e-300))
     second = left + right - 2.0 * middle
