@@ -19,3 +19,11 @@ class VideoError(ExotrackError):
 
 class BackendError(ExotrackError):
     """A compute backend that was asked for and is not available here."""
+
+
+class DeviceError(BackendError):
+    """A device that failed while it worked."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device that has no room for the work; less of it at a time may fit."""

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 
 from exotrack import backends
-from exotrack.errors import BackendError
+from exotrack.backends.cuda import device
+from host_device import HostRuntime
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name of each backend that runs here; EXOTRACK_REQUIRE_CUDA=1 turns a missing device into a failure."""
-    name: str = request.param
-    try:
-        return backends.resolve(name)
-    except BackendError as error:
-        if os.environ.get("EXOTRACK_REQUIRE_CUDA") == "1":
-            raise
-        pytest.skip(str(error))
+def use_cuda(monkeypatch: pytest.MonkeyPatch, **host: Any) -> None:
+    """Make the CUDA backend run here: on a device where there is one, otherwise on the processor.
+
+    EXOTRACK_REQUIRE_CUDA=1 asks for a device.
+    """
+    if os.environ.get("EXOTRACK_REQUIRE_CUDA") == "1" or device.missing() is None:
+        device.current()
+        if host.get("backward"):
+            pytest.skip("the order of the threads is the device's")
+    elif shutil.which("g++") is None:
+        pytest.skip("there is neither a CUDA device nor g++ to build the kernels for the processor")
+    else:
+        monkeypatch.setattr(device, "_device", device.Device(HostRuntime(**host)))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of each backend."""
+    if request.param == "cuda":
+        use_cuda(monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture(params=["forward", "backward"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The CUDA backend; on the processor with the threads of a block in either order."""
+    use_cuda(monkeypatch, backward=request.param == "backward")
+    return backends.load("cuda")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ NAMES = ("auto", "cpu", "cuda")
 def resolve(name: str) -> str:
     """Name of the backend that `name` stands for on this machine: "cpu" or "cuda".
 
+    "auto" is "cuda" where CuPy finds a device, otherwise "cpu".
+
     Raises
     ------
     BackendError
@@ -24,9 +26,12 @@ def resolve(name: str) -> str:
     """
     if name not in NAMES:
         raise BackendError(f"backend {name!r} is unknown; choose one of {', '.join(NAMES)}")
-    if name == "cuda":
-        raise BackendError(f"backend 'cuda' cannot run here: {why_no_cuda()}; use --backend cpu or auto")
-    return "cpu"
+    if name == "cpu":
+        return name
+    reason = why_no_cuda()
+    if name == "cuda" and reason is not None:
+        raise BackendError(f"backend 'cuda' cannot run here: {reason}; use --backend cpu or auto")
+    return "cpu" if reason is not None else "cuda"
 
 
 def load(name: str) -> Any:
@@ -34,6 +39,8 @@ def load(name: str) -> Any:
     return importlib.import_module(f"exotrack.backends.{resolve(name)}")
 
 
-def why_no_cuda() -> str:
-    """Why no CUDA device will be used by this version, in one clause."""
-    return "this version of exotrack has no CUDA kernels yet"
+def why_no_cuda() -> str | None:
+    """Why no CUDA device can be used here, in one clause; None where one can."""
+    from exotrack.backends.cuda import device  # loads the compilers of the operations, which `--help` does not need
+
+    return device.missing()
