@@ -21,6 +21,13 @@ template <class T> using Out = T* __restrict__;
 // The type of such an array as a parameter of a function.
 template <class T> using Shared = T*;
 
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+
 #endif
 
 #define WARP 32

@@ -23,7 +23,7 @@ from exotrack.backends.cuda import sources
 
 HOST = Path(__file__).parent / "cuda_host"
 CACHE = Path(tempfile.gettempdir()) / f"exotrack-kernels-{os.getuid() if hasattr(os, 'getuid') else 0}"
-FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
+FLAGS = ("-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
 
 
 class KernelFault(Exception):

@@ -17,14 +17,11 @@ def devices() -> None:
     Example: exotrack devices
     """
     from exotrack import backends
-    from exotrack.errors import BackendError
     from exotrack.pipeline.provenance import device, package_version
 
     rows = [["cpu", "yes", f"{device()}, {os.cpu_count()} cores"]]
-    try:
-        rows.append(["cuda", "yes", backends.resolve("cuda")])
-    except BackendError as error:
-        rows.append(["cuda", "no", str(error)])
+    reason = backends.why_no_cuda()
+    rows.append(["cuda", "yes", device("cuda")] if reason is None else ["cuda", "no", reason])
     terminal.table(
         "Backends", ["backend", "usable", "what"], [*rows, ["auto", "", f"means {backends.resolve('auto')}"]]
     )

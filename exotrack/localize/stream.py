@@ -26,7 +26,7 @@ from exotrack.tables import Array, Localizations, SpotModel
 WINDOW_BYTES = 256 * 2**20
 """Most memory that the frames of one window may take."""
 BLOCK_FRAMES = 25
-"""Frames read and processed at a time where the caller does not say; it never changes a result."""
+"""Frames read at a time where only a few are used; it never changes a result."""
 LEFT_BEHIND = 0.05
 """Share of the steps of the smallest particle of interest that may lead beyond where it is looked for again."""
 
@@ -106,9 +106,9 @@ def calibrate(
     """Learn the spot model of a video from its first window; see `exotrack.localize.calibrate.calibrate`."""
     protocol = protocol or Protocol()
     first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
-    _, frames = next(_window_frames(source, [first], BLOCK_FRAMES))
     operations, camera = backends.load(backend), camera or getattr(source, "camera", None)
-    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations)
+    _, frames = next(_window_frames(source, [first], BLOCK_FRAMES, operations))
+    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations, BLOCK_FRAMES)
     return _learn(frames[usable], source, protocol, operations, camera)
 
 
@@ -159,10 +159,12 @@ def localize(
     start, stop : int, optional
         Frames to localize: borders of windows of `plan_windows`.
     block_frames : int, optional
-        Frames read and processed at a time; it never changes a result. Memory is bounded by the window of the time
-        grid, 256 MB and half as much again at the end of a video, since its background is known only when it is read.
+        Frames read and processed at a time, chosen by the backend if not given; it never changes a result. Memory is
+        bounded by the window of the time grid, 256 MB and half as much again at the end of a video, since its
+        background is known only when it is read.
     threads : int
-        Threads that share the frames of a window; it never changes a result.
+        Threads that share the frames of a window; it never changes a result. A GPU takes three at least, so that it
+        copies and computes at the same time.
     progress : callable, optional
         Called with the number of frames done since the last call.
 
@@ -177,7 +179,7 @@ def localize(
         Array of the wrong dtype or shape, with pixels that are not finite, or without an acquisition; start or stop off
         the window grid.
     BackendError
-        The backend cannot run here.
+        The backend cannot run here, or its device failed twice at the same frames.
     VideoError
         From a video that cannot be decoded.
 
@@ -211,12 +213,14 @@ def localize(
     limit = saturation_level(source.dtype, _bit_depth(source))
     camera = camera or getattr(source, "camera", None)
     reach = _reach_px(source.acquisition, protocol)
-    size = block_frames or BLOCK_FRAMES
+    threads = max(threads, operations.IN_FLIGHT)
+    frame_bytes = source.shape[1] * source.shape[2] * (4 if camera is not None else source.dtype.itemsize)
+    size = block_frames or operations.block_frames(frame_bytes, threads)
     found: list[Localizations] = []
     with ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
-        for first, frames in _window_frames(source, wanted, size):
-            usable = np.flatnonzero(_usable(frames, limit, operations, executor))
+        for first, frames in _window_frames(source, wanted, size, operations):
+            usable = np.flatnonzero(_usable(frames, limit, operations, size, executor))
             seen = frames if len(usable) == len(frames) else frames[usable]
             if model is None:
                 model = _learn(seen, source, protocol, operations, camera)
@@ -229,13 +233,13 @@ def localize(
     return Localizations.concat(found)
 
 
-def _usable(frames: Array, limit: float, operations: Any, executor: Executor | None = None) -> Array:
+def _usable(frames: Array, limit: float, operations: Any, size: int, executor: Executor | None = None) -> Array:
     """Frames that show something: not uniform, not half saturated, not far darker or brighter than the others.
 
     A frame that fails, as when the shutter or the light is off, has no spots, like any missed frame. Where all fail,
     all are kept, and the warnings of the spot model say what is wrong.
     """
-    parts = (frames[first : first + BLOCK_FRAMES] for first in range(0, len(frames), BLOCK_FRAMES))
+    parts = (frames[first : first + size] for first in range(0, len(frames), size))
     levels = in_parts(executor, lambda part: operations.frame_levels(part, limit), parts)
     level, low, high, clipped = np.concatenate(levels).T
     typical = float(np.median(level))
@@ -245,7 +249,7 @@ def _usable(frames: Array, limit: float, operations: Any, executor: Executor | N
 
 
 def _window_frames(
-    source: FrameSource, windows: list[tuple[int, int]], block_frames: int
+    source: FrameSource, windows: list[tuple[int, int]], block_frames: int, operations: Any
 ) -> Iterator[tuple[int, Array]]:
     """The frames of each window, read once and in order; one window is held at a time."""
     sequential = getattr(source, "sequential", True)
@@ -255,7 +259,7 @@ def _window_frames(
         if not sequential:
             _, frames = next(iter(source.blocks(last - first, first, last)))
         else:
-            frames = np.empty((last - first, *source.shape[1:]), source.dtype)
+            frames = operations.frame_buffer((last - first, *source.shape[1:]), source.dtype)
             filled = 0
             while filled < len(frames):
                 if len(rest) == 0:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, starmap
 from typing import Any
 
 import numpy as np
 
 from exotrack.camera import Camera
 from exotrack.localize.noise import Scale, WindowState, in_electrons, in_parts
+from exotrack.localize.pieces import in_pieces
 from exotrack.tables import F32, F64, I32, U16, Array, Localizations, SpotFlag, SpotModel
 
 DEFOCUSED = 1.6
@@ -105,47 +108,94 @@ def localize_window(
     progress : callable, optional
         Called with the number of frames done since the last call.
     """
-    firsts = range(0, len(frames), block_frames)
+    blocks = [(first, min(first + block_frames, len(frames))) for first in range(0, len(frames), block_frames)]
+    maps = Maps.of(state, work.operations)
+    pixels = Pixels(frames, work)
 
-    def block(first: int) -> tuple[Fits, Peaks]:
-        return _localize_block(frames[first : first + block_frames], first, state, work)
+    def find(first: int, last: int) -> tuple[Fits, Peaks]:
+        return _localize_block(pixels.of(first, last), first, state, maps, work)
 
-    results: Iterable[tuple[Fits, Peaks]] = map(block, firsts) if executor is None else executor.map(block, firsts)
+    each = partial(in_pieces, find, make_room=pixels.forget)
+    results: Iterable[list[tuple[Fits, Peaks]]]
+    results = starmap(each, blocks) if executor is None else executor.map(each, *zip(*blocks, strict=True))
     sure: list[Fits] = []
     faint: list[Peaks] = []
-    for first, (fits, peaks) in zip(firsts, results, strict=True):
-        sure.append(fits)
-        faint.append(peaks)
+    for (first, last), pieces in zip(blocks, results, strict=True):
+        sure += [fits for fits, _ in pieces]
+        faint += [peaks for _, peaks in pieces]
         if progress is not None:
-            progress(min(block_frames, len(frames) - first))
+            progress(last - first)
     if not sure:
         return Localizations.empty(model=work.model)
     found = Fits.joined(sure)
     continued = _continued(found, _joined(faint), len(frames), state, work)
 
-    def faint_block(first: int) -> Fits:
-        here = continued.take((continued.frame >= first) & (continued.frame < first + block_frames))
-        pixels = in_electrons(frames[first : first + block_frames], work.camera)
-        return _refine(pixels, here.later(-first), state, work, SpotFlag.FAINT).later(first)
+    def find_faint(first: int, last: int) -> Fits:
+        here = continued.take((continued.frame >= first) & (continued.frame < last))
+        if not len(here.frame):
+            return Fits(here.frame, np.empty((9, 0)), np.empty(0, np.uint16))
+        return _refine(pixels.of(first, last), here.later(-first), state, maps, work, SpotFlag.FAINT).later(first)
 
-    found = Fits.joined([found, *in_parts(executor, faint_block, firsts)])
+    pieces_of_faint = in_parts(executor, lambda b: in_pieces(find_faint, *b, make_room=pixels.forget), blocks)
+    found = Fits.joined([found, *chain.from_iterable(pieces_of_faint)])
     return _table(found, frames.shape[1:], state, work)
 
 
-def _localize_block(frames: Array, first: int, state: WindowState, work: Work) -> tuple[Fits, Peaks]:
+class Pixels:
+    """The frames of a window where the operations use them, uploaded once as long as there is room."""
+
+    def __init__(self, frames: Array, work: Work) -> None:
+        self._frames, self._work = frames, work
+        self._kept: dict[tuple[int, int], Any] = {}
+        self._room = True
+
+    def of(self, first: int, last: int) -> Any:
+        """Frames first … last − 1, in electrons where the camera is known."""
+        kept = self._kept.get((first, last))
+        if kept is not None:
+            return kept
+        uploaded = self._work.operations.upload(in_electrons(self._frames[first:last], self._work.camera))
+        # Electrons take four bytes a pixel: they are made again where they are needed again.
+        if self._room and self._work.camera is None:
+            self._kept[first, last] = uploaded
+        return uploaded
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        self._room = False
+        self._kept.clear()
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the operations need of a window's state, where they use it."""
+
+    background: Any
+    variance: Any
+    scales: tuple[tuple[Any, Any, Any], ...]
+    """Level, inverse noise and limit of each scale."""
+
+    @classmethod
+    def of(cls, state: WindowState, operations: Any) -> Maps:
+        """The maps of a state."""
+        up = operations.upload
+        scales = tuple((up(s.level), up(s.inverse_noise), up(s.limit)) for s in state.scales)
+        return cls(up(state.background), up(state.variance), scales)
+
+
+def _localize_block(pixels: Any, first: int, state: WindowState, maps: Maps, work: Work) -> tuple[Fits, Peaks]:
     """Sure spots of a block, refined, and faint peaks."""
-    pixels = in_electrons(frames, work.camera)
-    parts = [_peaks(pixels, scale, number) for number, scale in enumerate(state.scales)]
+    parts = [_peaks(pixels, scale, maps, number) for number, scale in enumerate(state.scales)]
     sure, faint = parts[0]
     if len(parts) > 1:
         sure = _strongest(_joined([part[0] for part in parts]), state.scales)
-    return _refine(pixels, sure, state, work).later(first), faint.later(first)
+    return _refine(pixels, sure, state, maps, work).later(first), faint.later(first)
 
 
-def _peaks(pixels: Array, scale: Scale, number: int) -> tuple[Peaks, Peaks]:
+def _peaks(pixels: Any, scale: Scale, maps: Maps, number: int) -> tuple[Peaks, Peaks]:
     """Peaks above the threshold, and those that may only continue a particle."""
     step = scale.detector.matched.step
-    frame, y, x, snr = scale.detector.peaks(pixels, scale.level, scale.inverse_noise, scale.limit)
+    frame, y, x, snr = scale.detector.peaks(pixels, *maps.scales[number])
     height, width = scale.threshold.shape
     row = np.clip(np.rint(y / step).astype(np.int64), 0, height - 1)
     column = np.clip(np.rint(x / step).astype(np.int64), 0, width - 1)
@@ -186,7 +236,7 @@ def _strongest(peaks: Peaks, scales: tuple[Scale, ...]) -> Peaks:
     return peaks.take(keep)
 
 
-def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: int = 0) -> Fits:
+def _refine(pixels: Any, peaks: Peaks, state: WindowState, maps: Maps, work: Work, flag: int = 0) -> Fits:
     """Fit each peak at its own scale."""
     parts = []
     for number, scale in enumerate(state.scales):
@@ -195,7 +245,7 @@ def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: i
             continue
         matched, model = scale.detector.matched, work.model
         values, flags = work.operations.refine(
-            pixels, state.background, state.variance, at.frame, at.y, at.x, sign=model.sign, sigma=matched.sigma,
+            pixels, maps.background, maps.variance, at.frame, at.y, at.x, sign=model.sign, sigma=matched.sigma,
             gain=model.gain_dn, half=matched.fit_half, saturation=model.saturation_dn, free_width=work.free_width,
         )  # fmt: skip
         flags |= np.uint16(flag)
@@ -206,7 +256,7 @@ def _refine(pixels: Array, peaks: Peaks, state: WindowState, work: Work, flag: i
 
 
 def _centre_rings(
-    pixels: Array, frame: I32, values: F64, flags: U16, state: WindowState, scale: Scale, work: Work
+    pixels: Any, frame: I32, values: F64, flags: U16, state: WindowState, scale: Scale, work: Work
 ) -> None:
     """Give rings the centre of radial symmetry, in place: a Gaussian fitted to a ring is six times less precise."""
     sigma = scale.detector.matched.sigma

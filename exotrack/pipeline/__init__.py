@@ -131,7 +131,7 @@ def _work(
     record = {
         **software(),
         "backend": backend,
-        "device": device(),
+        "device": device(backend),
         "scheduler": engine.words,
         "started_utc": _stamp(started),
         "finished_utc": _stamp(datetime.now(UTC)),

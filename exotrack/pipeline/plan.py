@@ -67,7 +67,7 @@ class Job:
             "role": self.row.role,
             "backend": self.backend,
             "code": self.code_sha256,
-            "libraries": libraries(),
+            "libraries": libraries(self.backend),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from exotrack import __version__
+from exotrack.backends.cuda import device as gpu
+from exotrack.backends.cuda import sources
 
 PACKAGES: Final = (
     *("av", "dask", "distributed", "imagecodecs", "numba", "numpy", "pandas", "pyarrow"),
@@ -34,17 +36,19 @@ def package_version(name: str) -> str:
 
 
 @cache
-def libraries() -> dict[str, str]:
-    """Versions of Python and of the packages that may change a result."""
-    return {"python": platform.python_version(), **{name: package_version(name) for name in DECIDING}}
+def libraries(backend: str) -> dict[str, str]:
+    """Versions of Python and of the packages that may change a result; with "cuda", the device and its libraries."""
+    versions = {"python": platform.python_version(), **{name: package_version(name) for name in DECIDING}}
+    return {**versions, **gpu.current().runtime.describe()} if backend == "cuda" else versions
 
 
 @cache
 def code_sha256() -> str:
-    """Hash of the package's own source files: results of other code are never taken for up to date."""
+    """Hash of the package's own sources, kernels included: results of other code are never taken for up to date."""
     digest = hashlib.sha256()
     for file in sorted(SOURCE.rglob("*.py")):
         digest.update(file.relative_to(SOURCE).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    digest.update(sources.sha256().encode())
     return digest.hexdigest()
 
 
@@ -67,8 +71,14 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def device() -> str:
-    """Name of the processor."""
+def device(backend: str = "cpu") -> str:
+    """Name of the processor, or of the GPU with the versions of its driver, CUDA and CuPy."""
+    if backend == "cuda":
+        found = gpu.current().runtime.describe()
+        return (
+            f"{found['device']} (CUDA driver {found['cuda_driver']}, runtime {found['cuda_runtime']}, "
+            f"CuPy {found['cupy']})"
+        )
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

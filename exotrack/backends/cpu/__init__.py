@@ -1,6 +1,10 @@
 """The CPU backend: NumPy arrays, hot loops compiled by Numba (nogil, cached), one operation per file."""
 
 from exotrack.backends.cpu.background import still_background as still_background
+from exotrack.backends.cpu.blocks import IN_FLIGHT as IN_FLIGHT
+from exotrack.backends.cpu.blocks import block_frames as block_frames
+from exotrack.backends.cpu.blocks import frame_buffer as frame_buffer
+from exotrack.backends.cpu.blocks import upload as upload
 from exotrack.backends.cpu.chains import number_tracks as number_tracks
 from exotrack.backends.cpu.deconvolve import deconvolve as deconvolve
 from exotrack.backends.cpu.detect import detect as detect

@@ -107,7 +107,7 @@ class Lane:
     ) -> None:
         """Enqueue a kernel: arrays of the device and NumPy scalars of the very types of its parameters."""
         for value in arguments:
-            if isinstance(value, bool | int | float):
+            if type(value) in (bool, int, float):
                 raise TypeError(f"{operation}.{entry}: {value!r} has no width; give a NumPy scalar")
         self.runtime.kernel(operation, entry, constants or {})(grid, (block, 1, 1), arguments)
 

@@ -15,7 +15,7 @@ from exotrack.errors import BackendError
 _PACKAGE: Final = Path(exotrack.__file__).resolve().parent
 _PLACES: Final = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")
 """In an installed package, and in a checkout."""
-_KERNEL: Final = re.compile(r"^KERNEL\((?P<threads>\w+)\)\s+(?P<name>\w+)\(", re.MULTILINE)
+_KERNEL: Final = re.compile(r"^KERNEL\((?P<threads>[^)]+)\)\s+(?P<name>\w+)\(", re.MULTILINE)
 
 Constants = Mapping[str, int | str]
 """What a kernel is compiled for: numbers and the names of C++ types."""
@@ -56,7 +56,7 @@ def entries(operation: str) -> dict[str, str]:
 
 @cache
 def sha256() -> str:
-    """Hash of all sources and headers. It is part of the options, since caches of compilers do not look into headers."""
+    """Hash of all sources and headers, which is part of the options: caches of compilers do not look into headers."""
     digest = hashlib.sha256()
     for path in sorted(folder().glob("*.cu*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
