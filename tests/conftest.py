@@ -10,10 +10,10 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from host_device import HostRuntime
 
 from exotrack import backends
 from exotrack.backends.cuda import device
-from host_device import HostRuntime
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import subprocess
 import tempfile
@@ -26,15 +27,15 @@ CACHE = Path(tempfile.gettempdir()) / f"exotrack-kernels-{os.getuid() if hasattr
 FLAGS = ("-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
 
 
-class KernelFault(Exception):
+class KernelError(Exception):
     """What the host build found wrong in a kernel or in its launch."""
 
 
-class OutOfMemory(Exception):
+class NoMemoryError(Exception):
     """There is no room on the pretended device."""
 
 
-class Failure(Exception):
+class FailureError(Exception):
     """The pretended device fails."""
 
 
@@ -43,7 +44,12 @@ class Launch(ctypes.Structure):
 
 
 class Argument(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("length", ctypes.c_int64), ("size", ctypes.c_int64), ("kind", ctypes.c_int64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("kind", ctypes.c_int64),
+    ]
 
 
 def compiled(operation, constants, *, text=None, flags=FLAGS, executable=False):
@@ -83,7 +89,7 @@ def compiled(operation, constants, *, text=None, flags=FLAGS, executable=False):
             source.write_text(program, encoding="utf-8")
             done = subprocess.run([*command, "-o", target, source], capture_output=True, text=True, check=False)
             if done.returncode:
-                raise KernelFault(done.stderr)
+                raise KernelError(done.stderr)
             os.replace(target, path)
     return path
 
@@ -140,17 +146,18 @@ class HostRuntime:
         Bytes of memory that the device has.
     plant : callable, optional
         Takes the name of an operation and its source and returns the source to compile in its place.
+    record : Path, optional
+        Folder into which every launch is written.
+    fail : callable, optional
+        Called with the names of operation and kernel before each launch; it may raise `FailureError` or `NoMemoryError`.
     """
 
-    out_of_memory = (OutOfMemory,)
-    failures = (Failure, KernelFault)
+    failures = (NoMemoryError, FailureError, KernelError)
 
-    def __init__(self, *, backward=False, room=None, plant=None):
-        self.backward, self.room, self.plant = backward, room, plant
+    def __init__(self, *, backward=False, room=None, plant=None, record=None, fail=None):
+        self.backward, self.room, self.plant, self.record, self.fail = backward, room, plant, record, fail
         self.used = self.most_used = 0
         self.launches = []
-        self.record = None
-        self.fail = None
         self._pinned = []
         self._local = threading.local()
         self._lock = threading.RLock()
@@ -160,6 +167,9 @@ class HostRuntime:
     def arrays(self):
         self._local.stream.drain()
         return np
+
+    def short_of_memory(self, error):
+        return isinstance(error, NoMemoryError)
 
     def describe(self):
         return {"device": "host build", "compute_capability": "0", "cuda_driver": "0", "cuda_runtime": "0", "cupy": "0"}
@@ -183,7 +193,7 @@ class HostRuntime:
         array = np.empty(shape, dtype)
         with self._lock:
             if self.room is not None and self.used + array.nbytes > self.room:
-                raise OutOfMemory(f"{array.nbytes} bytes asked for, {self.room - self.used} free")
+                raise NoMemoryError(f"{array.nbytes} bytes asked for, {self.room - self.used} free")
             self.used += array.nbytes
             self.most_used = max(self.most_used, self.used)
         weakref.finalize(array, self._free, array.nbytes)
@@ -234,11 +244,11 @@ class HostRuntime:
                 both = [described(value) for value in arguments]
                 shape = Launch((ctypes.c_int64 * 3)(*grid), (ctypes.c_int64 * 3)(*block), self.backward)
                 if self.record is not None:
-                    self.record(operation, entry, constants, shape, [array for _, array in both], both)
+                    write_launch(self.record / f"{len(self.launches):03}-{operation}-{entry}", constants, shape, both)
                 message = ctypes.create_string_buffer(1000)
                 given = (Argument * len(both))(*(argument for argument, _ in both))
                 if serve(ctypes.byref(shape), given, ctypes.c_int64(len(both)), message, ctypes.c_int64(1000)):
-                    raise KernelFault(f"{operation}.{entry}: {message.value.decode()}")
+                    raise KernelError(f"{operation}.{entry}: {message.value.decode()}")
 
             stream.queue.append(launch)
 
@@ -246,6 +256,29 @@ class HostRuntime:
 
     def free_bytes(self):
         return 2**30 if self.room is None else self.room - self.used
+
+
+def write_launch(path, constants, shape, both):
+    """Write a launch with its arguments, as cuda_host/replay.h reads it, and its constants."""
+    parts = [bytes(shape), np.int64(len(both)).tobytes()]
+    for argument, array in both:
+        parts += [np.array([argument.length, argument.size, argument.kind]).tobytes(), array.tobytes()]
+    path.write_bytes(b"".join(parts))
+    path.with_suffix(".json").write_text(json.dumps(dict(constants)), encoding="utf-8")
+
+
+def sanitized(path, sanitizer, *, plant=None):
+    """Run a recorded launch on threads of the system under a sanitizer of g++; exit code and what it says."""
+    operation, entry = path.name.split("-")[1:]
+    constants = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    text = None if plant is None else plant(operation, sources.text(operation))
+    flags = ("-std=c++20", "-O1", "-g", "-w", "-pthread", "-DHOST_THREADS", f"-fsanitize={sanitizer}")
+    program = compiled(operation, constants, text=text, flags=flags, executable=True)
+    # ThreadSanitizer needs its places in memory, which the randomized layout may take.
+    command = ["setarch", "-R", program, entry, path]
+    strict = {"TSAN_OPTIONS": "exitcode=66", "UBSAN_OPTIONS": "halt_on_error=1:exitcode=67"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **strict})
+    return done.returncode, done.stderr
 
 
 def bytes_of(array):

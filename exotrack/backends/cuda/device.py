@@ -146,9 +146,9 @@ class Device:
             lane: Lane = self._local.lane
             with self.runtime.current(lane.stream):
                 yield lane
-        except self.runtime.out_of_memory as error:
-            raise DeviceMemoryError(f"{operation}: the device has not enough memory ({_one_line(error)})") from error
         except self.runtime.failures as error:
+            if self.runtime.short_of_memory(error):
+                raise DeviceMemoryError(f"{operation}: {self.name} has no memory left ({_one_line(error)})") from error
             raise DeviceError(
                 f"{operation} failed on {self.name}: {_one_line(error)}; see what nvidia-smi says, or run with "
                 "--backend cpu"

@@ -38,12 +38,17 @@ class CudaRuntime:
 
         self.arrays, self._extra = cupy, cupyx
         self._cuda = cupy.cuda.runtime
-        self.out_of_memory: tuple[type[BaseException], ...] = (cupy.cuda.memory.OutOfMemoryError,)
         self.failures: tuple[type[BaseException], ...] = (
+            cupy.cuda.memory.OutOfMemoryError,
             cupy.cuda.runtime.CUDARuntimeError,
             cupy.cuda.driver.CUDADriverError,
             cupy.cuda.compiler.CompileException,
         )
+
+    def short_of_memory(self, error: BaseException) -> bool:
+        """Whether a failure is one of memory: of arrays, of pinned memory, or of what a kernel needs to start."""
+        status = getattr(error, "status", None)  # 2 is cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY
+        return isinstance(error, self.arrays.cuda.memory.OutOfMemoryError) or status == 2
 
     def describe(self) -> dict[str, str]:
         """Name of the device, versions of driver, CUDA and CuPy."""
@@ -78,8 +83,7 @@ class CudaRuntime:
 
     def is_pinned(self, array: Array) -> bool:
         """Whether an array lies in such memory."""
-        kind = self._cuda.pointerGetAttributes(array.ctypes.data).type
-        return bool(kind == self._cuda.memoryTypeHost)
+        return bool(self.arrays.cuda.pinned_memory.is_memory_pinned(array.ctypes.data))
 
     def copy_in(self, target: Any, start: int, source: Array, stream: Any) -> None:
         """Enqueue a copy of pinned bytes to a place in an array of the device."""
