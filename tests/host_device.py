@@ -149,7 +149,7 @@ class HostRuntime:
     record : Path, optional
         Folder into which every launch is written.
     fail : callable, optional
-        Called with the names of operation and kernel before each launch; it may raise `FailureError` or `NoMemoryError`.
+        Called with the names of operation and kernel before each launch; it may raise an error.
     """
 
     failures = (NoMemoryError, FailureError, KernelError)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from exotrack.backends.contract import Backend
 from exotrack.errors import BackendError
 
 NAMES = ("auto", "cpu", "cuda")
@@ -34,9 +35,11 @@ def resolve(name: str) -> str:
     return "cpu" if reason is not None else "cuda"
 
 
-def load(name: str) -> Any:
+def load(name: str) -> Backend:
     """The backend module for "auto", "cpu" or "cuda"; raises as `resolve` does."""
-    return importlib.import_module(f"exotrack.backends.{resolve(name)}")
+    module: Any = importlib.import_module(f"exotrack.backends.{resolve(name)}")
+    backend: Backend = module
+    return backend
 
 
 def why_no_cuda() -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from exotrack.acquisition import Acquisition
+from exotrack.backends.contract import Backend
 from exotrack.errors import InputError
 from exotrack.tables import F64, I64
 
@@ -94,7 +95,7 @@ def count(
     lags: Sequence[int],
     reach_um: float,
     flow: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
-    engine: Any,
+    engine: Backend,
 ) -> Blocks:
     """Count the distances from spots to those of later frames, up to `reach_um`, from where the flow takes them.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from exotrack.backends.contract import Backend
 from exotrack.link.frames import Frames, sample
 from exotrack.link.material import Material
 from exotrack.tables import F64, I64
@@ -120,7 +120,7 @@ def vote(y: F64, x: F64, frames: Frames, gate: float, material: Material) -> F64
     return np.asarray(flow * (np.hypot(flow[:, 0], flow[:, 1]) > 2.0 * reach / BINS)[:, None])
 
 
-def _excess(counts: I64, reach: float, extent: tuple[float, float], backend: Any) -> F64 | None:
+def _excess(counts: I64, reach: float, extent: tuple[float, float], backend: Backend) -> F64 | None:
     """Centre of the box of displacements with the most surprising count, or None if chance explains it."""
     centres = (np.arange(BINS) + 0.5) * (2.0 * reach / BINS) - reach
     chance = np.outer(extent[0] - np.abs(centres), extent[1] - np.abs(centres))

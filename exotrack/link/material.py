@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.backends.contract import Backend
 from exotrack.errors import InputError
 from exotrack.link.frames import Frames
 from exotrack.protocol import LinkSection
@@ -38,7 +39,7 @@ class Material:
     centre: tuple[float, float]
     """Centre of the field or of that box, px."""
     settings: LinkSection
-    engine: Any
+    engine: Backend
     """The backend."""
     executor: Executor | None
     """Threads that share the work; None for none."""
@@ -50,7 +51,7 @@ class Material:
         order: I64,
         acquisition: Acquisition,
         settings: LinkSection,
-        engine: Any,
+        engine: Backend,
         executor: Executor | None,
     ) -> Self:
         """Material of spots whose rows are taken in the given order."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exotrack.backends.contract import Backend
 from exotrack.camera import Camera
 from exotrack.localize import trouble
 from exotrack.localize.detector import SURE, Detector, Found
@@ -56,7 +57,7 @@ def calibrate(
     settings: LocalizeSection,
     reach_px: float,
     *,
-    backend: Any,
+    backend: Backend,
     bit_depth: int | None = None,
     camera: Camera | None = None,
 ) -> SpotModel:
@@ -159,7 +160,7 @@ def _reached_limit(samples: Array) -> float:
 class _Look:
     """A first look at a few frames, without any background, with the same noise assumed everywhere."""
 
-    def __init__(self, frames: Array, floor: float, limit: float, backend: Any) -> None:
+    def __init__(self, frames: Array, floor: float, limit: float, backend: Backend) -> None:
         self.frames, self.floor, self.limit, self.backend = frames, floor, limit, backend
         whole_levels = np.issubdtype(frames.dtype, np.integer)
         self.pedestal = 0.0 if whole_levels else float(np.median(frames[:, ::4, ::4]))
@@ -249,7 +250,7 @@ class _Still:
     """Equivalent diameters of still objects much larger than a spot."""
 
 
-def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) -> _Still:
+def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Backend) -> _Still:
     """Compare the still backgrounds of the two halves of a window.
 
     They must show the same: their filtered difference is compared with what noise explains. Slow particles sit
@@ -280,7 +281,7 @@ def _look_at_still(frames: Array, model: SpotModel, count: int, backend: Any) ->
     )
 
 
-def _skew(state: WindowState, backend: Any) -> float:
+def _skew(state: WindowState, backend: Backend) -> float:
     """Third over second cumulant of the noise in quiet places, DN: for photons alone the camera's DN per electron."""
     second, third, _ = backend.noise_cumulants(
         state.cleared, state.quiet, step=state.scales[0].detector.matched.step, spacing=TRIPLET
@@ -288,7 +289,7 @@ def _skew(state: WindowState, backend: Any) -> float:
     return third / second if second > 0.0 else 0.0
 
 
-def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Any) -> float | None:
+def _gain(samples: Array, state: WindowState, model: SpotModel, backend: Backend) -> float | None:
     """Growth of the noise variance with the signal, from the residuals of fitted spots; None where there are too few.
 
     The variance is regressed on the signal m and on m²; the square takes up whatever the shape of the spots does not

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from exotrack.backends.contract import Backend
 from exotrack.localize.matched import MatchedFilter
 from exotrack.tables import F32, I32, Array, SpotModel
 
@@ -26,11 +26,11 @@ class Detector:
     """1 for bright spots, −1 for dark ones."""
     pedestal: float
     """Grey level that is taken off first, DN."""
-    backend: Any
+    backend: Backend
     """A loaded backend."""
 
     @classmethod
-    def of(cls, model: SpotModel, sigma: float, backend: Any) -> Detector:
+    def of(cls, model: SpotModel, sigma: float, backend: Backend) -> Detector:
         """The detector of a video's spots at a width, px."""
         return cls(MatchedFilter.for_sigma(sigma), model.sign, model.pedestal_dn, backend)
 

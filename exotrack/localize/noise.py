@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import convolve1d, median_filter, uniform_filter
 
+from exotrack.backends.contract import Backend
 from exotrack.camera import Camera
 from exotrack.localize.detector import Detector
 from exotrack.localize.matched import MatchedFilter
@@ -88,7 +89,7 @@ def window_state(
     settings: LocalizeSection,
     reach_px: float,
     *,
-    backend: Any,
+    backend: Backend,
     camera: Camera | None = None,
     executor: Executor | None = None,
 ) -> WindowState:
@@ -191,7 +192,7 @@ def _filtered_background(background: F32, model: SpotModel, detector: Detector) 
 
 
 def _without_bright_spots(
-    frames: Array, background: F32, model: SpotModel, floor: float, backend: Any, executor: Executor | None
+    frames: Array, background: F32, model: SpotModel, floor: float, backend: Backend, executor: Executor | None
 ) -> tuple[Array, tuple[I32, F64, F64]]:
     """Frames without the spots that stand out beyond doubt, and where these were: frame, y, x.
 
@@ -240,7 +241,7 @@ def pixel_noise(
     matched: MatchedFilter,
     tiles: Tiles,
     *,
-    backend: Any,
+    backend: Backend,
     floor: float,
     executor: Executor | None = None,
 ) -> tuple[F64, npt.NDArray[np.bool_]]:
@@ -293,7 +294,9 @@ def pixel_noise(
     return noise, quiet
 
 
-def _quieten_frame(filtered: F32, limit: F32, radius: int, quiet: npt.NDArray[np.bool_], backend: Any, i: int) -> None:
+def _quieten_frame(
+    filtered: F32, limit: F32, radius: int, quiet: npt.NDArray[np.bool_], backend: Backend, i: int
+) -> None:
     backend.quieten(filtered[i : i + 1], limit, radius, quiet[i : i + 1])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from exotrack import backends
 from exotrack.acquisition import Acquisition
+from exotrack.backends.contract import Backend
 from exotrack.camera import Camera
 from exotrack.errors import InputError
 from exotrack.localize.calibrate import calibrate as learn
@@ -112,7 +113,9 @@ def calibrate(
     return _learn(frames[usable], source, protocol, operations, camera)
 
 
-def _learn(frames: Array, source: FrameSource, protocol: Protocol, operations: Any, camera: Camera | None) -> SpotModel:
+def _learn(
+    frames: Array, source: FrameSource, protocol: Protocol, operations: Backend, camera: Camera | None
+) -> SpotModel:
     """Learn the spot model from the usable frames of a window."""
     reach, bit_depth = _reach_px(source.acquisition, protocol), _bit_depth(source)
     return learn(frames, protocol.localize, reach, backend=operations, bit_depth=bit_depth, camera=camera)
@@ -233,7 +236,7 @@ def localize(
     return Localizations.concat(found)
 
 
-def _usable(frames: Array, limit: float, operations: Any, size: int, executor: Executor | None = None) -> Array:
+def _usable(frames: Array, limit: float, operations: Backend, size: int, executor: Executor | None = None) -> Array:
     """Frames that show something: not uniform, not half saturated, not far darker or brighter than the others.
 
     A frame that fails, as when the shutter or the light is off, has no spots, like any missed frame. Where all fail,
@@ -249,7 +252,7 @@ def _usable(frames: Array, limit: float, operations: Any, size: int, executor: E
 
 
 def _window_frames(
-    source: FrameSource, windows: list[tuple[int, int]], block_frames: int, operations: Any
+    source: FrameSource, windows: list[tuple[int, int]], block_frames: int, operations: Backend
 ) -> Iterator[tuple[int, Array]]:
     """The frames of each window, read once and in order; one window is held at a time."""
     sequential = getattr(source, "sequential", True)

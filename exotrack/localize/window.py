@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from exotrack.backends.contract import Backend
 from exotrack.camera import Camera
 from exotrack.localize.noise import Scale, WindowState, in_electrons, in_parts
 from exotrack.localize.pieces import in_pieces
@@ -30,7 +31,7 @@ IMPROBABLE = 3.1
 class Work:
     """How the windows of a video are localized."""
 
-    operations: Any
+    operations: Backend
     """A loaded backend."""
     model: SpotModel
     free_width: bool
@@ -176,7 +177,7 @@ class Maps:
     """Level, inverse noise and limit of each scale."""
 
     @classmethod
-    def of(cls, state: WindowState, operations: Any) -> Maps:
+    def of(cls, state: WindowState, operations: Backend) -> Maps:
         """The maps of a state."""
         up = operations.upload
         scales = tuple((up(s.level), up(s.inverse_noise), up(s.limit)) for s in state.scales)

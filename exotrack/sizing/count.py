@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from exotrack.acquisition import Acquisition
+from exotrack.backends.contract import Backend
 from exotrack.displacements import Displacements
 from exotrack.protocol import Protocol
 from exotrack.sizing.counting import counting_fano
@@ -89,7 +89,7 @@ def count(
     seen: Seen,
     grid_nm: F64,
     protocol: Protocol,
-    engine: Any,
+    engine: Backend,
 ) -> Count:
     """Particles per frame and volume of one video.
 
@@ -175,7 +175,7 @@ def count(
     )
 
 
-def class_shares(likelihood: F32, weight: F64, mass: F64, grid_nm: F64, engine: Any) -> tuple[F64, F64]:
+def class_shares(likelihood: F32, weight: F64, mass: F64, grid_nm: F64, engine: Backend) -> tuple[F64, F64]:
     """Share of each size class under a weighting of the tracks, and its mean signal; 100 nm where there are none.
 
     Tracks of unknown signal do not enter the means; a class of such tracks alone has NaN.
@@ -210,7 +210,7 @@ def counted_share(step_um: F64, depth_um: F64, side_um: tuple[float, float], sho
     return np.maximum(share, 0.1)
 
 
-def _arrival(seen: Seen, step_um: F64, shortest: int, gap: int, grid_nm: F64, engine: Any) -> float:
+def _arrival(seen: Seen, step_um: F64, shortest: int, gap: int, grid_nm: F64, engine: Backend) -> float:
     """Particles per ml of the measured liquid that one arrival stands for; NaN where none could be seen."""
     if not (seen.area_um2 > 0 and seen.arrival_frames > 0):
         return _NAN

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from exotrack.backends.contract import Backend
 from exotrack.sizing.sample import Sample
 from exotrack.tables import F32, F64, I64
 
@@ -25,7 +25,7 @@ _LEAST_PARTICLES = 3.0
 _EMPTY = 1e-4
 
 
-def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds: int, counts: F32) -> I64:
+def best_iterations(sample: Sample, engine: Backend, rng: np.random.Generator, folds: int, counts: F32) -> I64:
     """Number of iterations with the largest held-out log-likelihood, for each replicate of the particles.
 
     The choice decides how narrow the distribution is. Each replicate makes its own, from the held-out likelihoods of
@@ -72,7 +72,7 @@ def best_iterations(sample: Sample, engine: Any, rng: np.random.Generator, folds
     return best
 
 
-def replicate_shares(sample: Sample, engine: Any, counts: F32, iterations: I64) -> F64:
+def replicate_shares(sample: Sample, engine: Backend, counts: F32, iterations: I64) -> F64:
     """Shares of the classes for each replicate of the particles, as tracks are counted, without strays.
 
     Parameters
