@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import use_cuda
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -15,6 +16,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.filterwarnings("ignore")  # the peers' own
 def test_benchmark_runs(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    if name == "bench_cuda":
+        use_cuda(monkeypatch)
     rows = importlib.import_module(name).measure(True)
     assert rows
     assert all(row.keys() == rows[0].keys() for row in rows)
