@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     @property
     def IN_FLIGHT(self) -> int:  # noqa: N802  # a constant
-        """Blocks of frames that are worked on at a time."""
+        """Windows under way at the same time, at least; where it is 1, threads share a window."""
 
     @property
     def upload(self) -> Callable[[Array], Any]:

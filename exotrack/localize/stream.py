@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from typing import Protocol as Interface
 
@@ -166,10 +168,10 @@ def localize(
         bounded by the window of the time grid, 256 MB and half as much again at the end of a video, since its
         background is known only when it is read.
     threads : int
-        Threads that share the frames of a window; it never changes a result. A GPU takes three at least, so that it
-        copies and computes at the same time.
+        On the CPU, threads that share the frames of a window. On a GPU, windows that are under way at the same time,
+        three at least: one is copied in while another is computed. It never changes a result.
     progress : callable, optional
-        Called with the number of frames done since the last call.
+        Called with the number of frames done since the last call, from any thread.
 
     Returns
     -------
@@ -219,21 +221,41 @@ def localize(
     threads = max(threads, operations.IN_FLIGHT)
     frame_bytes = source.shape[1] * source.shape[2] * (4 if camera is not None else source.dtype.itemsize)
     size = block_frames or operations.block_frames(frame_bytes, threads)
-    found: list[Localizations] = []
+
+    def window(first: int, frames: Array, model: SpotModel, executor: Executor | None = None) -> Localizations:
+        usable = np.flatnonzero(_usable(frames, limit, operations, size, executor))
+        seen = frames if len(usable) == len(frames) else frames[usable]
+        work = Work(operations, model, settings.width == "free", reach, camera)
+        state = window_state(seen, model, settings, reach, backend=operations, camera=camera, executor=executor)
+        spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
+        if progress is not None and len(seen) < len(frames):
+            progress(len(frames) - len(seen))
+        return replace(spots, frame=(first + usable)[spots.frame].astype(np.int32))
+
+    parts = _window_frames(source, wanted, size, operations)
+    if model is None:
+        first, frames = next(parts)
+        model = _learn(frames[_usable(frames, limit, operations, size)], source, protocol, operations, camera)
+        parts = chain([(first, frames)], parts)
+        del frames
     with ExitStack() as stack:
-        executor = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
-        for first, frames in _window_frames(source, wanted, size, operations):
-            usable = np.flatnonzero(_usable(frames, limit, operations, size, executor))
-            seen = frames if len(usable) == len(frames) else frames[usable]
-            if model is None:
-                model = _learn(seen, source, protocol, operations, camera)
-            work = Work(operations, model, settings.width == "free", reach, camera)
-            state = window_state(seen, model, settings, reach, backend=operations, camera=camera, executor=executor)
-            spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
-            found.append(replace(spots, frame=(first + usable)[spots.frame].astype(np.int32)))
-            if progress is not None and len(seen) < len(frames):
-                progress(len(frames) - len(seen))
-    return Localizations.concat(found)
+        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
+        if pool is not None and operations.IN_FLIGHT > 1:
+            return Localizations.concat(list(_ahead(pool, window, ((*part, model) for part in parts), threads)))
+        return Localizations.concat([window(*part, model, pool) for part in parts])
+
+
+def _ahead(
+    pool: Executor, work: Callable[..., Localizations], items: Iterable[tuple[Any, ...]], most: int
+) -> Iterator[Localizations]:
+    """Results of the work on the items, in order, with so many of them under way."""
+    waiting: deque[Future[Localizations]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, *item))
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _usable(frames: Array, limit: float, operations: Backend, size: int, executor: Executor | None = None) -> Array:

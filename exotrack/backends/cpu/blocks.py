@@ -9,7 +9,7 @@ import numpy as np
 from exotrack.tables import Array
 
 IN_FLIGHT = 1
-"""Blocks of frames that are worked on at a time where the caller does not say."""
+"""Windows under way at the same time: threads share a window."""
 BLOCK_FRAMES = 25
 """Frames of a block."""
 

@@ -9,7 +9,7 @@ from exotrack.backends.cuda.device import Uploaded
 from exotrack.tables import Array
 
 IN_FLIGHT: Final = 3
-"""Blocks that are worked on at a time: one is copied in, one is computed, one waits for the host."""
+"""Windows under way at the same time: one is copied in, one is computed, one waits for the host."""
 _BLOCK_BYTES: Final = 64 * 2**20
 """Frames of a block: enough that launching its kernels takes no part of the time to copy it (1.2 ms at 55 GB/s)."""
 _SHARE: Final = 0.5

@@ -111,7 +111,7 @@ class CudaRuntime:
 
     def kernel(self, operation: str, entry: str, constants: sources.Constants) -> Kernel:
         """Compile a source for constants (CuPy keeps the result on disk) and return one of its kernels."""
-        return _compiled(operation, tuple(sorted(constants.items())), self.arrays.cuda.Device().id).get_function(entry)  # type: ignore[no-any-return]
+        return _kernel(operation, entry, tuple(sorted(constants.items())), self.arrays.cuda.Device().id)
 
     def free_bytes(self) -> int:
         """Memory of the device that an array could take now."""
@@ -119,8 +119,17 @@ class CudaRuntime:
         return int(free + self.arrays.get_default_memory_pool().free_bytes())
 
 
+_Given = tuple[tuple[str, int | str], ...]
+
+
 @cache
-def _compiled(operation: str, constants: tuple[tuple[str, int | str], ...], device: int) -> Any:  # noqa: ARG001
+def _kernel(operation: str, entry: str, constants: _Given, device: int) -> Kernel:
+    kernel: Kernel = _module(operation, constants, device).get_function(entry)
+    return kernel
+
+
+@cache
+def _module(operation: str, constants: _Given, device: int) -> Any:  # noqa: ARG001  # modules belong to a device
     import cupy
 
     return cupy.RawModule(code=sources.text(operation), options=sources.options(dict(constants)), backend="nvrtc")
