@@ -7,10 +7,15 @@ and load it inside the task.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exotrack.backends.contract import Backend
 from exotrack.errors import BackendError
+
+if TYPE_CHECKING:  # that both offer all of it
+    from exotrack.backends import cpu, cuda
+
+    _BACKENDS: tuple[Backend, Backend] = (cpu, cuda)
 
 NAMES = ("auto", "cpu", "cuda")
 

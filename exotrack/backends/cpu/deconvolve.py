@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -48,33 +50,42 @@ def deconvolve(rows: F32, weights: F64, start: F64, *, iterations: int) -> F64:
     ----------
     Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1 (1977), doi:10.1111/j.2517-6161.1977.tb01600.x.
     """
+    weight = normalized(rows, weights, start)
+    # One thread: the products are small, so that threads of BLAS wait for each other (up to 20 times longer beside
+    # other work), and the result does not depend on their number.
+    with threadpool_limits(limits=1, user_api="blas"):
+        shares: F64 = iterate(np, rows, weight, start, iterations)
+        return shares
+
+
+def normalized(rows: F32, weights: F64, start: F64) -> F32:
+    """Weightings that sum to 1; raises as `deconvolve` says."""
     total = weights.sum(axis=1, keepdims=True)
     if start.shape != (len(weights), rows.shape[1]) or weights.shape[1] != len(rows) or not np.all(total > 0):
         raise ValueError(
             f"rows {rows.shape}, weights {weights.shape} and start {start.shape} differ, or a weighting sums to zero"
         )
-    # One thread: the products are small, so that threads of BLAS wait for each other (up to 20 times longer beside
-    # other work), and the result does not depend on their number.
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _iterate(rows, (weights / total).astype(np.float32), start, iterations)
+    weight: F32 = (weights / total).astype(np.float32)
+    return weight
 
 
-def _iterate(rows: F32, weight: F32, start: F64, iterations: int) -> F64:
-    shares = np.zeros_like(start)
-    active = np.arange(rows.shape[1])
-    likelihoods = np.where(rows < _UNRELATED, np.float32(0.0), rows)
+def iterate(arrays: Any, rows: Any, weight: Any, start: Any, iterations: int) -> Any:
+    """The iterations of `deconvolve` with arrays of a module: NumPy, or CuPy on a device."""
+    shares = arrays.zeros_like(start)
+    active = arrays.arange(rows.shape[1])
+    likelihoods = arrays.where(rows < _UNRELATED, arrays.float32(0.0), rows)
     current = start.astype(np.float32)
     for iteration in range(iterations):
         if iteration % _PRUNE_EVERY == 0:
             current[current < _UNRELATED] = 0.0
             keep = current.max(axis=0) > _NEGLIGIBLE
-            if np.count_nonzero(keep) < 0.8 * len(keep):
+            if int(keep.sum()) < 0.8 * len(keep):
                 active = active[keep]
-                likelihoods = np.ascontiguousarray(likelihoods[:, keep])
-                current = np.ascontiguousarray(current[:, keep])
+                likelihoods = arrays.ascontiguousarray(likelihoods[:, keep])
+                current = arrays.ascontiguousarray(current[:, keep])
         expected = current @ likelihoods.T
-        np.maximum(expected, _FLOOR, out=expected)
-        np.divide(weight, expected, out=expected)
+        arrays.maximum(expected, _FLOOR, out=expected)
+        arrays.divide(weight, expected, out=expected)
         current *= expected @ likelihoods
     shares[:, active] = current
     shares /= shares.sum(axis=1, keepdims=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from scipy import fft
+from scipy.fft import next_fast_len
 
 from exotrack.tables import F64, I64, Array
 
@@ -46,35 +47,42 @@ def structure_function(frames: Array, ring: I64, moved_px: F64, spans: I64, *, l
     ----------
     Cerbino & Trappe, Phys. Rev. Lett. 100, 188102 (2008), doi:10.1103/PhysRevLett.100.188102.
     """
+    return change_of_modes(np, fft, frames, ring, moved_px, spans, lags)
+
+
+def change_of_modes(arrays: Any, fft: Any, frames: Any, ring: I64, moved_px: F64, spans: I64, lags: int) -> F64:
+    """`structure_function` with arrays and transforms of two modules: NumPy and SciPy, or CuPy on a device."""
     flat = np.flatnonzero(ring >= 0)
     flat = flat[np.argsort(ring.ravel()[flat], kind="stable")]
     first = np.searchsorted(ring.ravel()[flat], np.arange(int(ring.max()) + 2))
     width = frames.shape[2]
     row, column = np.divmod(flat, ring.shape[1])
     # The real transform holds one of each pair of conjugate modes, but both where the pair lies in one column.
-    weight = np.where((column == 0) | (2 * column == width), 1.0, 2.0)
-    modes = _modes(frames, flat)
-    turn_y, turn_x = fft.fftfreq(ring.shape[0])[row], column / width
+    weight = arrays.asarray(np.where((column == 0) | (2 * column == width), 1.0, 2.0))
+    modes = _modes(arrays, fft, frames, arrays.asarray(flat))
+    turn_y, turn_x = np.fft.fftfreq(ring.shape[0])[row], column / width
     result = np.empty((len(spans), len(first) - 1, lags))
     for k in range(len(first) - 1):
         own = slice(first[k], first[k + 1])
-        phase = np.outer(turn_y[own], moved_px[:, 0]) + np.outer(turn_x[own], moved_px[:, 1])
-        still = modes[own] * np.exp(2j * np.pi * phase)
+        turn, moved = arrays.asarray(np.stack([turn_y[own], turn_x[own]], axis=1)), arrays.asarray(moved_px.T)
+        phase = turn[:, :1] * moved[:1] + turn[:, 1:] * moved[1:]
+        still = modes[own] * arrays.exp(2j * np.pi * phase)
         for s, (start, stop) in enumerate(spans):
-            result[s, k] = _mean_change(still[:, start:stop], weight[own], lags)
+            change = _mean_change(arrays, fft, still[:, start:stop], weight[own], lags)
+            result[s, k] = change if isinstance(change, np.ndarray) else change.get()
     return result
 
 
-def _modes(frames: Array, flat: I64) -> Array:
+def _modes(arrays: Any, fft: Any, frames: Any, flat: Any) -> Any:
     """Modes of the windowed frames without their mean image, complex64, shape (n_modes, n_frames)."""
     n_frames, height, width = frames.shape
     mean = frames.mean(axis=0, dtype=np.float64)
     window = np.outer(hann(height), hann(width))
-    window /= np.sqrt(np.sum(window**2))
-    modes = np.empty((len(flat), n_frames), np.complex64)
+    window = arrays.asarray(window / np.sqrt(np.sum(window**2)))
+    modes = arrays.empty((len(flat), n_frames), np.complex64)
     for start in range(0, n_frames, _FRAMES_AT_ONCE):
         images = ((frames[start : start + _FRAMES_AT_ONCE] - mean) * window).astype(np.float32)
-        spectra = fft.rfft2(images, workers=1)
+        spectra = fft.rfft2(images)
         modes[:, start : start + len(images)] = spectra.reshape(len(images), -1)[:, flat].T
     return modes
 
@@ -85,16 +93,15 @@ def hann(n: int) -> F64:
     return window
 
 
-def _mean_change(modes: Array, weight: F64, lags: int) -> F64:
+def _mean_change(arrays: Any, fft: Any, modes: Any, weight: Any, lags: int) -> Any:
     """Weighted mean over modes of ⟨|F(t + τ) − F(t)|²⟩, shape (lags,); `modes` has shape (n_modes, n)."""
     n = modes.shape[1]
     centred = modes - modes.mean(axis=1, keepdims=True)
-    padded = fft.next_fast_len(2 * n)
-    spectrum = fft.fft(centred, padded, axis=1, workers=1)
+    spectrum = fft.fft(centred, next_fast_len(2 * n), axis=1)
     power = weight @ (spectrum.real**2 + spectrum.imag**2)
-    product = fft.ifft(power, workers=1).real[1 : lags + 1]
-    energy = np.concatenate([[0.0], np.cumsum(weight @ (centred.real**2 + centred.imag**2))])
-    lag = np.arange(1, lags + 1)
+    product = fft.ifft(power).real[1 : lags + 1]
+    energy = arrays.cumsum(weight @ (centred.real**2 + centred.imag**2))
+    energy = arrays.concatenate([arrays.zeros(1), energy])
+    lag = arrays.arange(1, lags + 1)
     both = energy[n - lag] + energy[n] - energy[lag]
-    change: F64 = (both - 2.0 * product) / (weight.sum() * (n - lag))
-    return change
+    return (both - 2.0 * product) / (weight.sum() * (n - lag))

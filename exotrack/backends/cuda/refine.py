@@ -1,0 +1,78 @@
+"""Maximum-likelihood fits of spots on the device, a warp for each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from exotrack.backends.cuda import device
+from exotrack.backends.cuda.device import Uploaded
+from exotrack.backends.cuda.filter import PIXEL_TYPES
+from exotrack.backends.cuda.sources import Constants
+from exotrack.tables import F32, F64, I32, U16, Array
+
+_WARPS: Final = 4
+_NEIGHBOURS: Final = 12
+
+
+def refine(
+    frames: Array | Uploaded,
+    background: F32 | Uploaded,
+    variance: F32 | Uploaded,
+    frame: I32,
+    y: F32,
+    x: F32,
+    *,
+    sign: float,
+    sigma: float,
+    gain: float,
+    half: int,
+    saturation: float,
+    free_width: bool,
+) -> tuple[F64, U16]:
+    """As `exotrack.backends.cpu.refine`; TOLERANCE."""
+    n = len(frame)
+    n_frames, height, width = frames.shape
+    if n == 0:
+        return np.empty((9, 0)), np.empty(0, np.uint16)
+    border = np.searchsorted(frame, np.arange(n_frames + 1)).astype(np.int64)
+    constants: Constants = {
+        "PIXEL": PIXEL_TYPES[np.dtype(frames.dtype).name],
+        "HALF": half,
+        "FREE_WIDTH": int(free_width),
+        "WARPS": _WARPS,
+    }
+    with device.lane("refine") as lane:
+        images = tuple(lane.put(a) for a in (frames, background, variance))
+        at, seed_y, seed_x, first = (lane.put(a) for a in (frame, y, x, border))
+        fitted, errors, seeds = (lane.empty((rows, n), np.float64) for rows in (6, 2, 2))
+        pixels, near, n_near = (lane.empty(length, np.int32) for length in (n, n * _NEIGHBOURS, n))
+        values, flags = lane.empty((9, n), np.float64), lane.empty(n, np.uint16)
+        sizes = (np.int64(n), np.int32(height), np.int32(width))
+        model = (np.float32(sign), np.float64(sigma), np.float32(gain), np.float64(saturation))
+        lane.launch(
+            "refine",
+            "fit",
+            (-(-n // _WARPS), 1, 1),
+            32 * _WARPS,
+            (*images, at, seed_y, seed_x, *sizes, *model, fitted, errors, seeds, pixels, near, n_near, flags),
+            constants,
+        )
+        lane.launch(
+            "refine",
+            "fit_crowded",
+            (n_frames, 1, 1),
+            32,
+            (*images, first, seed_y, seed_x, *sizes, *model, near, n_near, fitted, errors, pixels),
+            constants,
+        )
+        lane.launch(
+            "refine",
+            "finish",
+            (-(-n // 128), 1, 1),
+            128,
+            (images[2], seed_y, seed_x, *sizes, np.float64(sigma), fitted, errors, seeds, pixels, values, flags),
+            constants,
+        )
+        return lane.get(values), lane.get(flags)
