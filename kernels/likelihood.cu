@@ -13,10 +13,12 @@
 //   scale                   double (n_grid)                       2DΔt, µm²
 //   rows                    float (n_tracks, n_grid)
 //
-// Constants: ROOM (n_grid at the most), OWN_VELOCITY (0 or 1). Launch: n_tracks blocks of THREADS threads; a thread takes
+// Constants: ROOM (n_grid or more, 6000 at the most: totals stay in shared memory until their maximum is known, which is
+// cheaper than a second recursion), OWN_VELOCITY (0 or 1). Launch: n_tracks blocks of THREADS threads; a thread takes
 // grid points, whose recursions are independent, and all read the same displacement at a time. Double precision
-// throughout, as on the CPU: about 12 operations, one division and 1/16 logarithm per axis, displacement and grid point;
-// bytes: 4 per grid point written, 36 per displacement read.
+// throughout, as on the CPU. Per axis, displacement and grid point: 12 operations (18 with OWN_VELOCITY), one division
+// and 1/16 logarithm. Bytes: 4 written per grid point, 36 read per displacement (20 per axis, of which gap is shared).
+// Bounds: the caller guarantees that offsets increase and end at n_localizations.
 #include "exotrack.cuh"
 
 #define THREADS 128
@@ -61,8 +63,12 @@ KERNEL(THREADS) rows_of_tracks(In<double> step_y, In<double> step_x, In<int> gap
     const int64 n = max(offsets[track + 1] - spots - 1, int64(0));
     double most = -INFINITY;
     for (int k = threadIdx.x; k < n_grid; k += THREADS) {
-        const double both = axis(step_y + steps, gap + steps, variance_y + spots, n, blur[track], scale[k]) +
-                            axis(step_x + steps, gap + steps, variance_x + spots, n, blur[track], scale[k]);
+        double both = 0.0;
+        #pragma unroll 1  // both axes at a time would take more registers than there are
+        for (int a = 0; a < 2; a++) {
+            const In<double> step = a == 0 ? step_y : step_x, variance = a == 0 ? variance_y : variance_x;
+            both += axis(step + steps, gap + steps, variance + spots, n, blur[track], scale[k]);
+        }
         total[k] = both;
         most = both > most ? both : most;
     }

@@ -7,28 +7,38 @@
 // targets by (cost, row). Costs are the CPU's to the bit (double precision, nothing fused), so the links are the same.
 //
 // What is not solved here, and told by `left`: pairs with a source of more than LINKS candidates, with a group of more
-// than GROUP sources, or with more than MOST_IN_CELL spots in a cell of the grid. A path in a group of GROUP sources looks
-// at GROUP × LINKS links at the most, fewer than the 1000 per source from which the CPU narrows its gate.
+// than GROUP sources, or with more than MOST_IN_CELL spots in a cell of the grid. A path scans each source of its group
+// once at the most, so it looks at GROUP × LINKS = 512 links or fewer: the CPU, which narrows the gate of a group whose
+// paths look at more than 1000 links per source, never does so where this kernel solves.
 //
-//   y, x, at_y, at_x  double (n)          positions and where each row is expected, px
+//   y, x, at_y, at_x  double (n)          positions and where each row is expected, px; finite
 //   pairs             int64 (n_pairs, 4)  first and one-past-last row of sources, then of targets; none is empty
 //   first_target      int64 (n_pairs)     where the scratch of each pair's targets begins
 //   first_cell        int64 (n_pairs)     where its cells begin: 4 max(sources, targets) + 65 of them
-//   costs             double (n_costs)    cost at distances from 0 to gate, equally spaced, `scale` of them per px
-//   partner           int64 (n)           row of the target of each source, −1 for none
+//   costs             double (n_costs)    cost at distances from 0 to gate, equally spaced, `scale` of them per px; 2 or
+//                                         more, finite
+//   partner           int64 (n)           row of the target of each source, −1 for none; not written where `left`
 //   left              int (n_pairs)       1: not solved
 // Scratch: links int (n, LINKS), cost int64 (n, LINKS), n_links, group, size, chosen int (n), price int64 (n) by source;
 // label, cell_rows, taken_by, from, touched, scanned int (targets), target_price, reached int64 (targets); cells int.
+// Bounds: the caller guarantees what is said above, that rows lie in 0 … n, and that no row is a source of two pairs. The
+// cells of a grid are 4 per row + 64 at the most by its construction; links beyond LINKS are counted, not written.
 //
-// Launch: n_pairs blocks of THREADS threads. Per source: 32 bytes, nine cells with a look at each spot in them, a root
-// and 10 operations for each candidate, and about 60 bytes of scratch per link.
+// Launch: n_pairs blocks of THREADS threads. Per spot: 64 bytes read for the grid, which has up to 5 cells of 4 bytes for
+// it, passed over three times. Per source: 32 bytes and nine cells; per spot in them 20 bytes and 7 operations; per
+// candidate among those a root, 10 operations and 12 bytes written, of which 4 are read in each sweep over the groups and
+// all 12 when the source enters.
 #include "exotrack.cuh"
 
 #define THREADS 128
 #define LINKS 16
 #define GROUP 32
+// After so many sweeps the groups of GROUP sources or fewer have settled: the least number gets to a source in one sweep
+// and from all its targets to the next ones in another, and the last sweep finds nothing to do.
+#define MOST_SWEEPS (2 * GROUP)
 #define MOST_IN_CELL 100
 #define FAR 0x7fffffffffffffffll
+static_assert(GROUP * LINKS <= 1000, "else the CPU might narrow the gate of a group that is solved here");
 
 // A grid whose first cell begins at the lowest y and x of some rows; see backends/cpu/cells.py.
 struct Grid {
@@ -40,6 +50,7 @@ struct Grid {
 // The least (sign 1) or the largest (sign −1) of an array's rows, for all threads of the block.
 __device__ inline double extreme(In<double> values, int64 first, int64 last, double sign, Shared<double> room) {
     double best = INFINITY;
+    #pragma unroll 1
     for (int64 k = first + threadIdx.x; k < last; k += THREADS) best = min(best, sign * values[k]);
     best = -warp_max(-best);
     __syncthreads();  // the last value has been read
@@ -224,15 +235,15 @@ KERNEL(THREADS) assign(In<double> all_y, In<double> all_x, In<double> all_at_y, 
     const Out<int> touched = all_touched + first_target[pair], scanned = all_scanned + first_target[pair];
     const Out<int64> target_price = all_target_price + first_target[pair], reached = all_reached + first_target[pair];
 
-    // Cells of the sources, which are only counted, then of the targets.
+    // Cells of the sources, which are only counted, then of the targets. Loops are not unrolled: registers are short.
     bool too_many = false;
-    if (n_sources > MOST_IN_CELL) {
-        const Grid own = lay_grid(all_y, all_x, start, stop, gate, room);
-        too_many = fill_cells(own, all_y, all_x, start, stop, cells, flag);
-        __syncthreads();
+    Grid grid;
+    #pragma unroll 1
+    for (int side = n_sources > MOST_IN_CELL ? 0 : 1; side < 2; side++) {
+        const int64 first = side == 0 ? start : target, last = side == 0 ? stop : end;
+        grid = lay_grid(all_y, all_x, first, last, gate, room);
+        too_many = fill_cells(grid, all_y, all_x, first, last, cells, flag) || too_many;
     }
-    const Grid grid = lay_grid(all_y, all_x, target, end, gate, room);
-    too_many = fill_cells(grid, all_y, all_x, target, end, cells, flag) || too_many;
     const int n_cells = grid.n_y * grid.n_x;
     sum_up(cells, n_cells, parts);
     for (int j = threadIdx.x; j < n_targets; j += THREADS) {
@@ -253,12 +264,15 @@ KERNEL(THREADS) assign(In<double> all_y, In<double> all_x, In<double> all_at_y, 
         const int64 line = int64(floor((at_y - grid.y0) * grid.per_px));
         const int64 column = int64(floor((at_x - grid.x0) * grid.per_px));
         int found = 0;
+        #pragma unroll 1
         for (int v = -1; v <= 1; v++) {
             const int64 row = placed(line + v, grid.n_y, grid.wraps_y);
+            #pragma unroll 1
             for (int u = -1; u <= 1; u++) {
                 const int64 place = placed(column + u, grid.n_x, grid.wraps_x);
                 if (row < 0 || place < 0) continue;
                 const int64 cell = row * grid.n_x + place;
+                #pragma unroll 1
                 for (int k = cell > 0 ? cells[cell - 1] : 0; k < cells[cell]; k++) {
                     const int j = cell_rows[k];
                     const double dy = all_y[target + j] - at_y, dx = all_x[target + j] - at_x;
@@ -289,7 +303,7 @@ KERNEL(THREADS) assign(In<double> all_y, In<double> all_x, In<double> all_at_y, 
     }
 
     // Groups: every source takes the least number among its targets' labels, and they its own, until nothing changes.
-    while (true) {
+    for (int sweep = 0; sweep < MOST_SWEEPS; sweep++) {
         __syncthreads();
         if (threadIdx.x == 0) changed[0] = 0;
         __syncthreads();
@@ -306,7 +320,7 @@ KERNEL(THREADS) assign(In<double> all_y, In<double> all_x, In<double> all_at_y, 
         if (!changed[0]) break;
     }
     for (int i = threadIdx.x; i < n_sources; i += THREADS) {
-        if (atomicAdd(&size[group[i]], 1) >= GROUP) atomicMax(&flag[0], 1);
+        if (atomicAdd(&size[group[i]], 1) >= GROUP || changed[0]) atomicMax(&flag[0], 1);
     }
     __syncthreads();
     if (flag[0]) {

@@ -1,11 +1,12 @@
 // refine: maximum-likelihood position, mass, width and background of each spot, with errors from the Fisher matrix.
 //
-// A Gaussian on a constant, m(p) = b + a g(y_p) g(x_p) with g(t) = exp(−(t − centre)² / 2s²), is fitted by Fisher scoring
-// to noise of variance w⁻¹(p) = variance(p) + gain × signal(p): F = Σ w ∇m ∇mᵀ, step F⁻¹ Σ w (d − m) ∇m; see Smith et
-// al., Nat. Methods 7, 373 (2010), doi:10.1038/nmeth.1449, and backends/cpu/refine.py, which is the specification.
+// A Gaussian on a constant, m(p) = b + a g(y_p) g(x_p) with g(t) = exp(−(t − centre)² / 2s²), is fitted by Fisher
+// scoring to noise of variance w⁻¹(p) = variance(p) + gain × signal(p): F = Σ w ∇m ∇mᵀ, step F⁻¹ Σ w (d − m) ∇m; see
+// Smith et al., Nat. Methods 7, 373 (2010), doi:10.1038/nmeth.1449, and backends/cpu/refine.py, which is the
+// specification.
 //
-// Constants: PIXEL (type of a pixel), HALF (half width of the window, px, ≥ 1), FREE_WIDTH (0 or 1), WARPS (per block of
-// `fit`). With n spots and SIDE = 2 HALF + 1:
+// Constants: PIXEL (type of a pixel), HALF (half width of the window, px, ≥ 1), FREE_WIDTH (0 or 1), WARPS (per block
+// of `fit`). With n spots and SIDE = 2 HALF + 1:
 //
 //   frames      PIXEL (n_frames, height, width)   raw
 //   background  float (height, width)             still background, DN
@@ -20,18 +21,22 @@
 //   near        int (n, NEIGHBOURS), n_near int (n)   spots of the same frame within reach
 //   values      double (9, n), flags uint16 (n)   as the CPU operation returns them
 //
-// `fit`: every spot by itself, its neighbours' nearer pixels left out. Launch: ⌈n / WARPS⌉ blocks of WARPS warps, a warp
-// per spot. `fit_crowded`: spots with neighbours once more, each without the light of the others, in their order, until
-// none of the frame moves. Launch: n_frames blocks of one warp; frames without such spots are done at once, which costs
-// less than asking the host whether there are any. `finish`: what is returned. Launch: ⌈n / 128⌉ blocks of 128 threads.
+// `fit`: every spot by itself, its neighbours' nearer pixels left out. Launch: ⌈n / WARPS⌉ blocks of WARPS warps, a
+// warp per spot. `fit_crowded`: spots with neighbours once more, each without the light of the others, in their order,
+// until none of the frame moves. Launch: n_frames blocks of one warp; frames without such spots are done at once, which
+// costs less than asking the host whether there are any. `finish`: what is returned. Launch: ⌈n / 128⌉ blocks of 128
+// threads.
 //
-// The pixels of a window stay in registers, lane l of a warp holds l, l + 32, …, and the sums over them are float32 as
-// on the CPU, in another order; all else is double precision, the same in each lane, so that all branches are those of
-// whole warps. From HALF = 8 on (σ > 2.4 px) the pixels of a lane are more than 8 and lie in local memory.
+// The pixels of a window stay in registers, lane l of a warp holds l, l + 32, …. Profiles and sums over pixels are
+// float32 (the CPU's sums too, in another order); the equations, steps and tests are double precision, the same in each
+// lane, so that all branches are those of whole warps. From HALF = 8 on (σ > 2.4 px) the pixels of a lane are more than
+// 8 and lie in local memory.
 //
-// Floors per spot: SIDE² pixels and maps are read once, 9 bytes each for uint8 (729 for HALF = 4), 200 bytes are written.
-// An iteration takes about 45 float32 operations per pixel, 2 SIDE exponentials, 5 shuffles for each of 21 sums and 200
-// double-precision operations per lane; 3 to 6 iterations are usual. For HALF = 4 the latter are the largest part.
+// Floors per spot: SIDE² pixels and maps are read, 9 bytes each for uint8 (729 for HALF = 4), 90 bytes pass from one
+// kernel to the next and 74 are returned. An iteration takes about 60 float32 operations and a quotient per pixel, 2
+// SIDE exponentials, 5 shuffles for each of 21 sums, and in every lane 170 double-precision operations and 9 roots and
+// quotients. For HALF = 4 the latter are the largest part, then the shuffles. 2 to 3 iterations per fit are usual, and
+// one or two fits per spot where a tenth of them have neighbours.
 //
 // Rows and columns of the window are guarded here; the caller guarantees 0 ≤ frame < n_frames, and finite y and x.
 #include "exotrack.cuh"
@@ -368,7 +373,7 @@ __device__ inline bool refit(const Scene& scene, int64 frame, int64 k, int64 n, 
             errors[n + k] = larger(error_x, sqrt(variances[1]));
         }
     }
-    __syncwarp();  // the next spot of the warp sees it
+    __syncwarp();  // the next spots of the warp see it; a shuffle would not order the memory
     return chi2 >= 0.0 && larger(fabs(now_y - was_y) / error_y, fabs(now_x - was_x) / error_x) > SETTLED;
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -47,43 +49,75 @@ def structure_function(frames: Array, ring: I64, moved_px: F64, spans: I64, *, l
     ----------
     Cerbino & Trappe, Phys. Rev. Lett. 100, 188102 (2008), doi:10.1103/PhysRevLett.100.188102.
     """
-    return change_of_modes(np, fft, frames, ring, moved_px, spans, lags)
-
-
-def change_of_modes(arrays: Any, fft: Any, frames: Any, ring: I64, moved_px: F64, spans: I64, lags: int) -> F64:
-    """`structure_function` with arrays and transforms of two modules: NumPy and SciPy, or CuPy on a device."""
-    flat = np.flatnonzero(ring >= 0)
-    flat = flat[np.argsort(ring.ravel()[flat], kind="stable")]
-    first = np.searchsorted(ring.ravel()[flat], np.arange(int(ring.max()) + 2))
-    width = frames.shape[2]
-    row, column = np.divmod(flat, ring.shape[1])
-    # The real transform holds one of each pair of conjugate modes, but both where the pair lies in one column.
-    weight = arrays.asarray(np.where((column == 0) | (2 * column == width), 1.0, 2.0))
-    modes = _modes(arrays, fft, frames, arrays.asarray(flat))
-    turn_y, turn_x = np.fft.fftfreq(ring.shape[0])[row], column / width
-    result = np.empty((len(spans), len(first) - 1, lags))
-    for k in range(len(first) - 1):
-        own = slice(first[k], first[k + 1])
-        turn, moved = arrays.asarray(np.stack([turn_y[own], turn_x[own]], axis=1)), arrays.asarray(moved_px.T)
-        phase = turn[:, :1] * moved[:1] + turn[:, 1:] * moved[1:]
-        still = modes[own] * arrays.exp(2j * np.pi * phase)
-        for s, (start, stop) in enumerate(spans):
-            change = _mean_change(arrays, fft, still[:, start:stop], weight[own], lags)
-            result[s, k] = change if isinstance(change, np.ndarray) else change.get()
+    mean = frames.mean(axis=0, dtype=np.float64)
+    every = Arrays(np, fft, frames=_FRAMES_AT_ONCE, modes=ring.size)
+    result: F64 = change_of_modes(
+        every, lambda first, last: frames[first:last] - mean, frames.shape, ring, moved_px, spans, lags
+    )
     return result
 
 
-def _modes(arrays: Any, fft: Any, frames: Any, flat: Any) -> Any:
-    """Modes of the windowed frames without their mean image, complex64, shape (n_modes, n_frames)."""
-    n_frames, height, width = frames.shape
-    mean = frames.mean(axis=0, dtype=np.float64)
+@dataclass(frozen=True)
+class Arrays:
+    """A module of arrays, one of Fourier transforms of them, and how much is held at a time."""
+
+    module: Any
+    fft: Any
+    frames: int
+    """Images that are transformed together."""
+    modes: int
+    """Modes of a ring that are correlated together."""
+
+
+def change_of_modes(
+    use: Arrays,
+    images: Callable[[int, int], Any],
+    shape: tuple[int, ...],
+    ring: I64,
+    moved_px: F64,
+    spans: I64,
+    lags: int,
+) -> Any:
+    """`structure_function` with arrays of a module: NumPy, or CuPy on a device.
+
+    `images` gives the frames from a first to a last one, less the mean of all; `shape` is that of all. The result is an
+    array of the module.
+    """
+    arrays = use.module
+    flat = np.flatnonzero(ring >= 0)
+    flat = flat[np.argsort(ring.ravel()[flat], kind="stable")]
+    first = np.searchsorted(ring.ravel()[flat], np.arange(int(ring.max()) + 2))
+    row, column = np.divmod(flat, ring.shape[1])
+    # The real transform holds one of each pair of conjugate modes, but both where the pair lies in one column.
+    weight = np.where((column == 0) | (2 * column == shape[2]), 1.0, 2.0)
+    modes = _modes(use, images, shape, arrays.asarray(flat))
+    turn = arrays.asarray(np.stack([np.fft.fftfreq(ring.shape[0])[row], column / shape[2]], axis=1))
+    moved, counts = arrays.asarray(moved_px.T), arrays.asarray(weight)
+    result = arrays.empty((len(spans), len(first) - 1, lags), np.float64)
+    for k in range(len(first) - 1):
+        sums: list[Any] = [(0.0, 0.0)] * len(spans)
+        for left in range(first[k], first[k + 1], use.modes):
+            own = slice(left, min(left + use.modes, first[k + 1]))
+            phase = turn[own, :1] * moved[:1] + turn[own, 1:] * moved[1:]
+            still = modes[own] * arrays.exp(2j * np.pi * phase)
+            for s, (start, stop) in enumerate(spans):
+                power, energy = _correlated(use.fft, still[:, start:stop], counts[own])
+                sums[s] = (sums[s][0] + power, sums[s][1] + energy)
+        for s, (power, energy) in enumerate(sums):
+            result[s, k] = _mean_change(use, power, energy, weight[first[k] : first[k + 1]].sum(), lags)
+    return result
+
+
+def _modes(use: Arrays, images: Callable[[int, int], Any], shape: tuple[int, ...], flat: Any) -> Any:
+    """Modes of the windowed images, complex64, shape (n_modes, n_frames)."""
+    n_frames, height, width = shape
     window = np.outer(hann(height), hann(width))
-    window = arrays.asarray(window / np.sqrt(np.sum(window**2)))
-    modes = arrays.empty((len(flat), n_frames), np.complex64)
-    for start in range(0, n_frames, _FRAMES_AT_ONCE):
-        images = ((frames[start : start + _FRAMES_AT_ONCE] - mean) * window).astype(np.float32)
-        spectra = fft.rfft2(images)
-        modes[:, start : start + len(images)] = spectra.reshape(len(images), -1)[:, flat].T
+    window = use.module.asarray(window / np.sqrt(np.sum(window**2)))
+    modes = use.module.empty((len(flat), n_frames), np.complex64)
+    for first in range(0, n_frames, use.frames):
+        last = min(first + use.frames, n_frames)
+        spectra = use.fft.rfft2((images(first, last) * window).astype(np.float32))
+        modes[:, first:last] = spectra.reshape(last - first, -1)[:, flat].T
     return modes
 
 
@@ -93,15 +127,18 @@ def hann(n: int) -> F64:
     return window
 
 
-def _mean_change(arrays: Any, fft: Any, modes: Any, weight: Any, lags: int) -> Any:
-    """Weighted mean over modes of ⟨|F(t + τ) − F(t)|²⟩, shape (lags,); `modes` has shape (n_modes, n)."""
-    n = modes.shape[1]
+def _correlated(fft: Any, modes: Any, weight: Any) -> tuple[Any, Any]:
+    """Weighted sums over modes: of their power spectra over time, padded to twice the time, and of |F(t)|²."""
     centred = modes - modes.mean(axis=1, keepdims=True)
-    spectrum = fft.fft(centred, next_fast_len(2 * n), axis=1)
-    power = weight @ (spectrum.real**2 + spectrum.imag**2)
-    product = fft.ifft(power).real[1 : lags + 1]
-    energy = arrays.cumsum(weight @ (centred.real**2 + centred.imag**2))
-    energy = arrays.concatenate([arrays.zeros(1), energy])
+    spectrum = fft.fft(centred, next_fast_len(2 * modes.shape[1]), axis=1)
+    return weight @ (spectrum.real**2 + spectrum.imag**2), weight @ (centred.real**2 + centred.imag**2)
+
+
+def _mean_change(use: Arrays, power: Any, energy: Any, weight: float, lags: int) -> Any:
+    """Weighted mean over modes of ⟨|F(t + τ) − F(t)|²⟩ from the sums of `_correlated`, shape (lags,)."""
+    arrays, n = use.module, len(energy)
+    product = use.fft.ifft(power).real[1 : lags + 1]
+    total = arrays.concatenate([arrays.zeros(1), arrays.cumsum(energy)])
     lag = arrays.arange(1, lags + 1)
-    both = energy[n - lag] + energy[n] - energy[lag]
-    return (both - 2.0 * product) / (weight.sum() * (n - lag))
+    both = total[n - lag] + total[n] - total[lag]
+    return (both - 2.0 * product) / (weight * (n - lag))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from exotrack.backends.cuda import device
-from exotrack.tables import F32, F64, I32, I64
+from exotrack.tables import F32, F64, I32, I64, Array
 
 _THREADS = 128
 
@@ -30,7 +30,7 @@ def likelihood(
         return np.empty((n_tracks, n_grid), np.float32)
     with device.lane("likelihood") as lane:
         rows = lane.empty((n_tracks, n_grid), np.float32)
-        arrays = (step_y, step_x, gap, variance_y, variance_x, blur, offsets, scale)
+        arrays: tuple[Array, ...] = (step_y, step_x, gap, variance_y, variance_x, blur, offsets, scale)
         lane.launch(
             "likelihood",
             "rows_of_tracks",

@@ -26,7 +26,7 @@ def frame_levels(frames: Array, limit: float) -> F64:
             "levels_of_rows",
             (n, 1, 1),
             64,
-            (lane.put(looked_at), *sizes, np.float64(limit), levels),
+            (lane.put(looked_at), lane.put(frames[:, 0, 0]), *sizes, np.float64(limit), levels),
             {"PIXEL": PIXEL_TYPES[frames.dtype.name]},
         )
         result: F64 = lane.get(levels)

