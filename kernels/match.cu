@@ -82,10 +82,11 @@ __device__ inline Grid lay_grid(In<double> y, In<double> x, int64 first, int64 l
     return grid;
 }
 
-// Place along an axis of n cells; −1 outside of one that does not wrap.
+// Place along an axis of n cells; −1 where no row can be: before the first one, and behind the last of no wrapped axis.
 __device__ inline int64 placed(int64 place, int n, bool wraps) {
-    if (wraps) return (place % n + n) % n;
-    return place >= 0 && place < n ? place : -1;
+    if (place < 0) return -1;
+    if (wraps) return place % n;
+    return place < n ? place : -1;
 }
 
 // Cell of a row.

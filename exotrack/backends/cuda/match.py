@@ -76,7 +76,8 @@ def _match_part(
             _THREADS,
             (*rows, *places, *costing, np.int64(cost_unmatched), *by_source, *by_target, cells, found, unsolved),
         )
-        of_rows, left = lane.get(found), lane.get(unsolved) > 0
+        of_rows = lane.get(found)
+        left: Mask = lane.get(unsolved) != 0
     # The sources of the pairs that are solved, and no other row: their neighbours may be another thread's.
     lengths = sources[~left]
     own = np.repeat(pairs[~left, 0] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
