@@ -9,7 +9,7 @@ typedef long long int64;
 #else
 
 // A kernel that is launched with at most so many threads per block.
-#define KERNEL(most_threads) extern "C" __global__ void __launch_bounds__(most_threads)
+#define KERNEL(most_threads) extern "C" __global__ void __launch_bounds__(most_threads, 1)
 
 // Arrays in the device's memory. Inputs may overlap one another, outputs nothing.
 template <class T> using In = const T* __restrict__;

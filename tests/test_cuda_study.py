@@ -1,6 +1,7 @@
 """Whole videos and a whole study on CUDA against the CPU backend, and what happens when the device is full or fails."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -36,6 +37,12 @@ def host(monkeypatch):
     return use
 
 
+def unchecked():
+    """A protocol without injected spots: for them videos are localized again and again, too slow without a device."""
+    protocol = et.Protocol()
+    return protocol.model_copy(update={"check": protocol.check.model_copy(update={"detection_limit": False})})
+
+
 def same(ours, theirs):
     """Whether two tables of localizations are the same bytes."""
     return all(np.array_equal(getattr(ours, c), getattr(theirs, c)) for c in ("frame", "flag", *COLUMNS))
@@ -44,16 +51,16 @@ def same(ours, theirs):
 def assert_agree(ours, theirs):
     """The same detections, positions to a thousandth of a pixel.
 
-    One fit in 2,000, of a spot beside a brighter one or at the border, does not converge in 15 steps and magnifies the
-    last bit of a sum; it moves as much on the CPU when the last bit of the background changes. Such spots agree to a
-    tenth of their own stated error.
+    One fit in some thousand, of a spot beside a brighter one or at the border, does not converge in 15 steps and
+    magnifies the last bit of a sum; it moves as much on the CPU when the last bit of the background changes. Such spots
+    agree to a fifth of their own stated error.
     """
     assert np.array_equal(ours.frame, theirs.frame)
     assert np.array_equal(ours.flag, theirs.flag)
     apart = np.maximum(np.abs(ours.y - theirs.y), np.abs(ours.x - theirs.x))
     well = apart < 1e-3
     assert np.mean(~well) < 1e-3
-    assert (apart < 0.1 * np.minimum(theirs.y_err, theirs.x_err))[~well].all()
+    assert (apart < 0.2 * np.minimum(theirs.y_err, theirs.x_err))[~well].all()
     for column in COLUMNS[2:]:
         one, other = getattr(ours, column)[well], getattr(theirs, column)[well]
         assert np.mean(~np.isclose(one, other, rtol=2e-3, atol=2e-3)) < 1e-3, column
@@ -61,12 +68,8 @@ def assert_agree(ours, theirs):
 
 def test_a_study(study, tmp_path, monkeypatch):
     use_cuda(monkeypatch)
-    # Spots are injected into videos that are localized again and again: too slow without a device.
-    protocol = et.Protocol().model_copy(
-        update={"check": et.Protocol().check.model_copy(update={"detection_limit": False})}
-    )
-    ours = et.run(study, tmp_path / "cuda", protocol, backend="cuda", workers=2)
-    theirs = et.run(study, tmp_path / "cpu", protocol, backend="cpu", workers=2)
+    ours = et.run(study, tmp_path / "cuda", unchecked(), backend="cuda", workers=2)
+    theirs = et.run(study, tmp_path / "cpu", unchecked(), backend="cpu", workers=2)
     assert ours.run["backend"] == "cuda"
     n_spots = n_tracks = 0
     for name in theirs.video_ids:
@@ -91,22 +94,20 @@ def test_blocks_and_threads_do_not_change_a_byte(video, monkeypatch):
         assert same(whole, again)
 
 
-def test_frames_are_uploaded_once(video, host):
+def test_frames_are_uploaded_once(video, host, monkeypatch):
     seen, theirs = video
-    runtime = host()
-    n_bytes = 0
-    copy_in = runtime.copy_in
+    host()
+    uploaded = []
+    put = device.Lane.put
 
-    def counted(target, start, source, stream):
-        nonlocal n_bytes
-        n_bytes += source.nbytes
-        copy_in(target, start, source, stream)
+    def counted(lane, array):
+        if isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[1:] == seen.shape[1:]:
+            uploaded.append(len(array))
+        return put(lane, array)
 
-    runtime.copy_in = counted
-    localize(seen, backend="cuda", model=theirs.model, threads=1)
-    maps = seen.frames[0].size * 4
-    # Frames once; those of the background and the levels in parts; maps and small tables.
-    assert seen.frames.nbytes < n_bytes < 2 * seen.frames.nbytes + 40 * maps
+    monkeypatch.setattr(device.Lane, "put", counted)
+    localize(seen, backend="cuda", model=theirs.model, block_frames=25)
+    assert [n for n in uploaded if n > 1] == [25, 25, 10]  # the noise is learned from single ones
 
 
 def test_a_full_device_takes_less_at_a_time(video, host, caplog):
@@ -133,19 +134,20 @@ def test_a_failure_is_tried_again_on_the_device_once(video, host, caplog, monkey
     seen, theirs = video
     host()
     whole = localize(seen, backend="cuda", model=theirs.model)
-    failed = []
+    counts = Counter()
 
     def fail_once(operation, entry):
-        if operation == "refine" and not failed:
-            failed.append(entry)
+        counts[entry] += 1
+        if (entry, counts[entry]) in (("fit", 1), ("fit", 10)):  # of the noise, and of a block
             raise FailureError("an illegal memory access")
 
     host(fail=fail_once)
     monkeypatch.setattr("exotrack.backends.cpu.detect", None)  # never on the CPU
     again = localize(seen, backend="cuda", model=theirs.model)
-    assert failed
     assert same(whole, again)
-    assert "once more: refine failed on host build: an illegal memory access" in caplog.text
+    words = "once more: refine failed on host build: an illegal memory access"
+    assert f"noise of frames 0 to 59 {words}" in caplog.text
+    assert f"pieces.py:{caplog.records[-1].lineno} frames 0 to 59 {words}" in caplog.text
 
 
 def test_a_second_failure_is_final(video, host):
@@ -170,7 +172,7 @@ def test_a_video_fails_alone(study, tmp_path, host):
                 raise FailureError("an uncorrectable memory error")
 
     host(fail=fail)
-    results = et.run(study, tmp_path / "out", backend="cuda", workers=1)
+    results = et.run(study, tmp_path / "out", unchecked(), backend="cuda", workers=1)
     assert len(results.failures) == 1
     assert "an uncorrectable memory error" in next(iter(results.failures.values()))["reason"]
 

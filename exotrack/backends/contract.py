@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from exotrack.tables import F32, F64, I32, I64, U16, Array, Mask
 
@@ -11,8 +11,8 @@ from exotrack.tables import F32, F64, I32, I64, U16, Array, Mask
 class Backend(Protocol):
     """The operations of a backend; the docstrings of `exotrack.backends.cpu` define them.
 
-    On identical inputs two backends give the same integers and booleans, and floating-point numbers that agree as
-    `TOLERANCES` says.
+    On identical inputs two backends give the same integers and booleans, and floating-point numbers to the tolerance
+    that is stated with the operation, or to the bit where none is.
     """
 
     @property
@@ -43,7 +43,7 @@ class Backend(Protocol):
 
     @property
     def matched_filter(self) -> Callable[..., F32]:
-        """Signal of a spot on a lattice of pixels."""
+        """Signal of a spot on a lattice of pixels; to 10⁻⁵ of the largest grey level."""
 
     @property
     def tile_noise(self) -> Callable[..., F64]:
@@ -59,11 +59,19 @@ class Backend(Protocol):
 
     @property
     def detect(self) -> Callable[..., tuple[I32, F32, F32, F32]]:
-        """Maxima of the matched filter."""
+        """Maxima of the matched filter.
+
+        The same lattice points, unless two heights differ by rounding alone; positions to 2 × 10⁻⁴ px, signal-to-noise
+        ratios to 10⁻⁵.
+        """
 
     @property
     def refine(self) -> Callable[..., tuple[F64, U16]]:
-        """Maximum-likelihood fits of spots."""
+        """Maximum-likelihood fits of spots.
+
+        The same flags, positions to 10⁻³ px, the rest to 2 × 10⁻³. Fits that do not converge, one in some thousand,
+        magnify the rounding: up to a fifth of their stated error was seen.
+        """
 
     @property
     def radial_symmetry(self) -> Callable[..., tuple[F64, Mask]]:
@@ -79,7 +87,7 @@ class Backend(Protocol):
 
     @property
     def structure_function(self) -> Callable[..., F64]:
-        """Change of the Fourier modes of a video."""
+        """Change of the Fourier modes of a video; to 10⁻⁶ of the largest of a ring."""
 
     # Spots
 
@@ -139,7 +147,7 @@ class Backend(Protocol):
 
     @property
     def likelihood(self) -> Callable[..., F32]:
-        """Likelihood of tracks over diffusion coefficients."""
+        """Likelihood of tracks over diffusion coefficients; to 10⁻⁶ and a unit in the last place of float32."""
 
     @property
     def innovations(self) -> Callable[..., tuple[F64, F64]]:
@@ -147,8 +155,4 @@ class Backend(Protocol):
 
     @property
     def deconvolve(self) -> Callable[..., F64]:
-        """Distributions from likelihoods."""
-
-
-TOLERANCES: Final[dict[str, str]] = {}
-"""Largest difference between backends."""
+        """Distributions from likelihoods; to 2 × 10⁻⁶ after 50 iterations, 3 × 10⁻⁵ after 1000."""

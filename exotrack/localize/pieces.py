@@ -12,6 +12,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def once_more(work: Callable[[], T], what: str) -> T:
+    """Do what cannot be divided; a device that fails at it is asked once more."""
+    try:
+        return work()
+    except DeviceError as error:
+        logger.warning("%s once more: %s", what, str(error))
+    return work()
+
+
 def in_pieces(
     work: Callable[[int, int], T], first: int, last: int, *, make_room: Callable[[], None] = lambda: None
 ) -> list[T]:
@@ -41,16 +50,19 @@ def in_pieces(
     DeviceError
         The device failed twice.
     """
+    pieces = [(first, last)]
     try:
         return [work(first, last)]
     except DeviceMemoryError as error:
         if last - first < 2:
             raise
-        logger.info("frames %d to %d in halves: %s", first, last - 1, error)
+        logger.info("frames %d to %d in halves: %s", first, last - 1, str(error))
         make_room()
-        middle = (first + last) // 2
-        halves = ((first, middle), (middle, last))
-        return [result for a, b in halves for result in in_pieces(work, a, b, make_room=make_room)]
+        pieces = [(first, (first + last) // 2), ((first + last) // 2, last)]
     except DeviceError as error:
-        logger.warning("frames %d to %d once more: %s", first, last - 1, error)
+        logger.warning("frames %d to %d once more: %s", first, last - 1, str(error))
+    # Not before here is the error gone, and with it the arrays of the device that its traceback holds: the log gets its
+    # words alone for the same reason.
+    if len(pieces) == 1:
         return [work(first, last)]
+    return [result for piece in pieces for result in in_pieces(work, *piece, make_room=make_room)]

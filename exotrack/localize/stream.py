@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 from typing import Protocol as Interface
@@ -22,6 +23,7 @@ from exotrack.errors import InputError
 from exotrack.localize.calibrate import calibrate as learn
 from exotrack.localize.calibrate import saturation_level
 from exotrack.localize.noise import in_parts, window_state
+from exotrack.localize.pieces import once_more
 from exotrack.localize.window import Work, localize_window
 from exotrack.protocol import Protocol
 from exotrack.tables import Array, Localizations, SpotModel
@@ -226,7 +228,10 @@ def localize(
         usable = np.flatnonzero(_usable(frames, limit, operations, size, executor))
         seen = frames if len(usable) == len(frames) else frames[usable]
         work = Work(operations, model, settings.width == "free", reach, camera)
-        state = window_state(seen, model, settings, reach, backend=operations, camera=camera, executor=executor)
+        learn_state = partial(
+            window_state, seen, model, settings, reach, backend=operations, camera=camera, executor=executor
+        )
+        state = once_more(learn_state, f"noise of frames {first} to {first + len(frames) - 1}")
         spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
         if progress is not None and len(seen) < len(frames):
             progress(len(frames) - len(seen))
