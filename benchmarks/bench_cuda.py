@@ -4,8 +4,7 @@ All on one machine in one run. Needs a CUDA device; see `gpu_check.sh`.
 
 - `kernel`: events around every launch while a window is localized on one stream. `copy` is the time in which the bus
   delivers the same frames from pinned memory. The floors are the bytes that a kernel has to move over the measured
-  bandwidth of the device's memory, and its floating-point operations over the measured rate; they leave out what runs
-  once per window.
+  bandwidth of the device's memory, and its floating-point operations, where these count, over the measured rate.
 - `whole`: `localize` with the model given, by wall time, of frames in pinned and in ordinary memory and of an OME-Zarr
   store. `share of copy` is its rate in bytes over that of the pinned copy.
 - `cpu` and `trackpy` run on one core by CPU time; trackpy sees the first frames only.
@@ -28,8 +27,10 @@ import trackpy
 from harness import cpu_seconds, main, wall_seconds
 
 import exotrack
+from exotrack.backends import cpu, cuda
 from exotrack.backends.cuda import device
 from exotrack.localize import localize
+from exotrack.video import convert
 
 CASES = {
     "640×480 uint8, 60 spots": ((480, 640), 60.0, np.uint8, 600),
@@ -52,8 +53,7 @@ class Timed:
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
-        self._launches: list[tuple[str, Any, Any]] = []
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._launches: list[tuple[str, Any, Any, int]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
@@ -65,17 +65,20 @@ class Timed:
         def timed(grid: Any, block: Any, arguments: Any) -> None:
             before = self._now()
             run(grid, block, arguments)
-            self._launches.append((f"{operation}.{entry}", before, self._now()))
+            moved = sum(getattr(a, "nbytes", 0) for a in arguments if getattr(a, "ndim", 0))
+            self._launches.append((f"{operation}.{entry}", before, self._now(), moved))
 
         return timed
 
-    def collect(self) -> dict[str, float]:
-        """Seconds of each kernel since the last call."""
+    def collect(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Seconds of each kernel since the last call, and the bytes of the arrays that it was given."""
         seconds: dict[str, float] = defaultdict(float)
-        for name, before, after in self._launches:
+        moved: dict[str, int] = defaultdict(int)
+        for name, before, after, size in self._launches:
             seconds[name] += self._between(before, after)
+            moved[name] += size
         self._launches.clear()
-        return dict(seconds)
+        return dict(seconds), dict(moved)
 
     def _now(self) -> Any:
         if not hasattr(self._runtime.arrays, "cuda"):  # the stand-in of the tests
@@ -93,14 +96,14 @@ class Timed:
 
 @contextmanager
 def timed_device() -> Iterator[Timed]:
-    """The device with a clock at every kernel."""
-    before = device.current()
+    """The device with a clock at every kernel, and one window at a time: kernels of others would run in between."""
+    before, in_flight = device.current(), cuda.IN_FLIGHT
     timed = Timed(before.runtime)
-    device._device = device.Device(timed)
+    device._device, cuda.IN_FLIGHT = device.Device(timed), 1
     try:
         yield timed
     finally:
-        device._device = before
+        device._device, cuda.IN_FLIGHT = before, in_flight
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
@@ -118,7 +121,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     for case, (shape, particles, dtype, n_frames) in list(CASES.items())[: 1 if quick else None]:
         shape, particles, n_frames = ((64, 96), 8.0, 12) if quick else (shape, particles, n_frames)
         rows += measure_case(case, shape, particles, dtype, n_frames, rates, quick)
-    return rows
+    return rows + measure_tables(rates, quick)
 
 
 def row(case: str, what: str, **values: Any) -> dict[str, Any]:
@@ -148,7 +151,8 @@ def measure_case(
         for _ in range(repeats + 1):
             spots = given(frames, backend="cuda")
             samples.append(timed.collect())
-    per_kernel = {name: float(np.median([s[name] for s in samples[1:]])) / len(frames) for name in samples[-1]}
+    moved = samples[-1][1]
+    per_kernel = {name: float(np.median([s[name] for s, _ in samples[1:]])) / len(frames) for name in moved}
     n_spots = len(spots) / len(frames)
 
     def rate_row(what: str, seconds: float, **values: Any) -> dict[str, Any]:
@@ -160,7 +164,7 @@ def measure_case(
     sure = sum(seconds for name, seconds in per_kernel.items() if name.partition(".")[0] in ("detect", "refine"))
     rows = [rate_row("kernels of localization", sure, **{"copy, µs/frame": 1e6 * copy})]
     for name, seconds in sorted(per_kernel.items()):
-        floors = floor(name, frames, n_spots, rates)
+        floors = floor(name, frames, n_spots, moved[name] / len(frames), rates)
         rows.append(rate_row(f"kernel {name}", seconds, **{"copy, µs/frame": 1e6 * copy, **floors}))
 
     pinned = device.current().runtime.pinned(frames.shape, frames.dtype)
@@ -174,7 +178,7 @@ def measure_case(
             Path(folder) / "frames.npy", pixel_size_um=acquisition.pixel_size_um,
             frame_interval_s=acquisition.frame_interval_s,
         )  # fmt: skip
-        store = exotrack.convert(opened, Path(folder) / "frames.zarr")
+        store = convert(opened, Path(folder) / "frames.zarr")
         sources = {
             "pinned memory": lambda: given(pinned, backend="cuda", threads=4),
             "ordinary memory": lambda: given(frames, backend="cuda", threads=8),
@@ -190,6 +194,48 @@ def measure_case(
             rows.append(rate_row(f"whole, from {name}", seconds, **compared))
     rows.append(rate_row("whole, cpu, one core", one_core, **{"times trackpy": peer / one_core}))
     rows.append(rate_row("trackpy, one core", peer))
+    return rows
+
+
+def measure_tables(rates: dict[str, float], quick: bool) -> list[dict[str, Any]]:
+    """Matching and likelihoods, beside the CPU backend on one core; a unit is a spot, or a track."""
+    rng = np.random.default_rng(1)
+    n_frames, spots, n_tracks, n_steps, n_grid = (5, 20, 20, 15, 64) if quick else (3000, 60, 100_000, 15, 200)
+    n = n_frames * spots
+    y, x = rng.uniform(0, 480, n), rng.uniform(0, 640, n)
+    first = np.arange(n_frames - 1) * spots
+    pairs = np.stack([first, first + spots, first + spots, first + 2 * spots], axis=1)
+    costs = np.linspace(0.0, 900.0, 65)
+
+    def match(backend: Any) -> None:
+        partner = np.full(n, -1, np.int64)
+        backend.match(y, x, y, x, pairs, partner, gate=20.0, costs=costs, cost_unmatched=1000)
+
+    offsets = np.arange(n_tracks + 1) * (n_steps + 1)
+    steps, errors = rng.normal(0, 0.4, (2, n_tracks * n_steps)), rng.uniform(0, 0.01, (2, offsets[-1]))
+    gap, blur = np.ones(n_tracks * n_steps, np.int32), np.full(n_tracks, 1 / 6)
+
+    def likelihood(backend: Any) -> None:
+        grid = np.geomspace(0.1, 50.0, n_grid)
+        backend.likelihood(*steps, gap, *errors, blur, offsets, grid, frame_interval_s=1 / 30)
+
+    operations = {"match": 0.0, "likelihood": 2.0 * 13 * n_tracks * n_steps * n_grid}
+    rows = []
+    for work, units in ((match, n), (likelihood, n_tracks)):
+        name = work.__name__
+        on_cpu = cpu_seconds(partial(work, cpu), 1 if quick else 3)
+        with timed_device() as timed:
+            whole = wall_seconds(partial(work, cuda), 1 if quick else 5)
+            timed.collect()
+            work(cuda)
+            seconds, moved = timed.collect()
+        for kernel, spent in seconds.items():
+            rows.append(row("tables", f"kernel {kernel}, µs per 1000", value=1e9 * spent / units, **{
+                "floor of bytes, µs/frame": 1e9 * moved[kernel] / rates["memory"] / units,
+                "floor of operations, µs/frame": 1e9 * operations[name] / rates["double"] / units,
+            }))  # fmt: skip
+        compared = {"times cpu": on_cpu / whole}
+        rows.append(row("tables", f"whole {name}, µs per 1000", value=1e9 * whole / units, **compared))
     return rows
 
 
@@ -239,21 +285,20 @@ def operation_rates(runtime: Any) -> dict[str, float]:
     return rates
 
 
-def floor(name: str, frames: np.ndarray, n_spots: float, rates: dict[str, float]) -> dict[str, float]:
-    """The two floors of a kernel per frame; none for those that run once per window.
+def floor(name: str, frames: np.ndarray, n_spots: float, moved: float, rates: dict[str, float]) -> dict[str, float]:
+    """The two floors of a kernel per frame: `moved` is the bytes of the arrays that it was given.
 
-    Operations are counted in the equations, not in the machine code: for the filter of σ near 1.4 px on every second
-    pixel 11 per pixel of the columns and 7.5 of the rows, with the margins of the tiles 1.4 times that; for a fit 60
-    per pixel of a 9 × 9 window and 300 in double precision in each of about 7 steps.
+    Fits read the windows of the spots alone. Operations are counted in the equations, not in the machine code: for the
+    filter of σ near 1.4 px on every second pixel 11 per pixel of the columns and 7.5 of the rows, with the margins of
+    the tiles 1.4 times that; for a fit 60 per pixel of a 9 × 9 window and 300 in double precision in each of 7 steps.
     """
     pixels, size = frames[0].size, frames[0].nbytes
-    counts = {
-        "detect.peaks": (size, 1.4 * 18.5 * pixels, 0.0),
-        "refine.fit": (n_spots * 81 * (frames.itemsize + 8), 7 * 81 * 60 * n_spots, 7 * 300 * n_spots),
-    }
-    if name not in counts:
-        return {}
-    moved, single, double = counts[name]
+    single = double = 0.0
+    if name == "detect.peaks":
+        moved, single = size, 1.4 * 18.5 * pixels
+    elif name.startswith("refine.fit"):
+        moved = n_spots * 81 * (frames.itemsize + 8)
+        single, double = 7 * 81 * 60 * n_spots, 7 * 300 * n_spots
     return {
         "floor of bytes, µs/frame": 1e6 * moved / rates["memory"],
         "floor of operations, µs/frame": 1e6 * (single / rates["float"] + double / rates["double"]),

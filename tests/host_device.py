@@ -165,7 +165,9 @@ class HostRuntime:
 
     @property
     def arrays(self):
-        self._local.stream.drain()
+        stream = getattr(self._local, "stream", None)
+        if stream is not None:
+            stream.drain()
         return np
 
     def short_of_memory(self, error):
