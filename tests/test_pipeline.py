@@ -549,8 +549,8 @@ def test_another_version_of_a_library_decides_too(study, tmp_path, monkeypatch, 
     sheet = samplesheet.read(study)
     job = planning.plan_videos(sheet, tmp_path, QUICK, backend="cpu", force=False, block_frames=None)[0]
     before = job.key("x")
-    assert name in provenance.libraries()
-    monkeypatch.setattr(planning, "libraries", lambda: {**provenance.libraries(), name: "0"})
+    assert name in provenance.libraries("cpu")
+    monkeypatch.setattr(planning, "libraries", lambda backend: {**provenance.libraries(backend), name: "0"})
     assert job.key("x") != before
 
 
