@@ -13,6 +13,7 @@ All on one machine in one run. Needs a CUDA device; see `gpu_check.sh`.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -33,12 +34,16 @@ from exotrack.localize import localize
 from exotrack.video import convert
 
 CASES = {
-    "640×480 uint8, 60 spots": ((480, 640), 60.0, np.uint8, 600),
-    "1280×1024 uint8, 120 spots": ((1024, 1280), 120.0, np.uint8, 300),
-    "2048×2048 uint16, 300 spots": ((2048, 2048), 300.0, np.uint16, 60),
+    "640×480 uint8, 60 spots": ((480, 640), 60.0, np.uint8, 3000),
+    "1280×1024 uint8, 120 spots": ((1024, 1280), 120.0, np.uint8, 1500),
+    "2048×2048 uint16, 300 spots": ((2048, 2048), 300.0, np.uint16, 300),
 }
 DISTINCT = 60
-"""Frames that are simulated; they are repeated until the caches are too small for them."""
+"""Frames that are simulated; they are repeated until caches are too small for them and many windows are under way."""
+SPIN = """
+extern "C" __global__ void spin() { for (long long start = clock64(); clock64() - start < 200000;); }
+"""
+"""About a tenth of a millisecond, in which the host enqueues a kernel and its marks: no launch is part of its time."""
 RATE = """
 extern "C" __global__ void rate(T* out, int n) {
     T a = threadIdx.x, b = a + 1, c = a + 2, d = a + 3;
@@ -63,6 +68,7 @@ class Timed:
         run = self._runtime.kernel(operation, entry, constants)
 
         def timed(grid: Any, block: Any, arguments: Any) -> None:
+            self._keep_busy()
             before = self._now()
             run(grid, block, arguments)
             moved = sum(getattr(a, "nbytes", 0) for a in arguments if getattr(a, "ndim", 0))
@@ -86,6 +92,11 @@ class Timed:
         event = self._runtime.arrays.cuda.Event()
         event.record()
         return event
+
+    def _keep_busy(self) -> None:
+        if hasattr(self._runtime.arrays, "cuda"):
+            self._spin = getattr(self, "_spin", None) or self._runtime.arrays.RawKernel(SPIN, "spin")
+            self._spin((1,), (1,), ())
 
     def _between(self, before: Any, after: Any) -> float:
         if isinstance(before, float):
@@ -115,7 +126,8 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     runtime = device.current().runtime
     size = 2**16 if quick else 2**29
     rates = {"copy": copy_rate(size), "memory": memory_rate(size), **operation_rates(runtime)}
-    rows = [row("machine", "pinned copy, GB/s", value=1e-9 * rates["copy"])]
+    rows = [row("machine", ", ".join(f"{name} {value}" for name, value in runtime.describe().items()))]
+    rows += [row("machine", "pinned copy, GB/s", value=1e-9 * rates["copy"])]
     rows += [row("machine", "device memory, GB/s", value=1e-9 * rates["memory"])]
     rows += [row("machine", f"{t}, Tflop/s", value=1e-12 * rates[t]) for t in ("float", "double") if t in rates]
     for case, (shape, particles, dtype, n_frames) in list(CASES.items())[: 1 if quick else None]:
@@ -162,14 +174,15 @@ def measure_case(
         })  # fmt: skip
 
     sure = sum(seconds for name, seconds in per_kernel.items() if name.partition(".")[0] in ("detect", "refine"))
-    rows = [rate_row("kernels of localization", sure, **{"copy, µs/frame": 1e6 * copy})]
+    rows = [rate_row("kernels detect and refine", sure, **{"copy, µs/frame": 1e6 * copy})]
     for name, seconds in sorted(per_kernel.items()):
         floors = floor(name, frames, n_spots, moved[name] / len(frames), rates)
         rows.append(rate_row(f"kernel {name}", seconds, **{"copy, µs/frame": 1e6 * copy, **floors}))
 
     pinned = device.current().runtime.pinned(frames.shape, frames.dtype)
     pinned[:] = frames
-    one_core = cpu_seconds(lambda: given(frames[:distinct], backend="cpu"), repeats) / distinct
+    one_core = cpu_seconds(lambda: given(frames, backend="cpu"), 1) / len(frames)
+    all_cores = wall_seconds(lambda: given(frames, backend="cpu", threads=os.cpu_count() or 1), 1) / len(frames)
     few = 2 if quick else 10
     peer = cpu_seconds(lambda: trackpy.batch(frames[:few], 7, engine="numba", processes=1), 1) / few
     with tempfile.TemporaryDirectory() as folder:
@@ -192,6 +205,7 @@ def measure_case(
                 "times trackpy": peer / seconds,
             }
             rows.append(rate_row(f"whole, from {name}", seconds, **compared))
+    rows.append(rate_row("whole, cpu, all cores, wall time", all_cores, **{"times trackpy": peer / all_cores}))
     rows.append(rate_row("whole, cpu, one core", one_core, **{"times trackpy": peer / one_core}))
     rows.append(rate_row("trackpy, one core", peer))
     return rows
@@ -230,8 +244,9 @@ def measure_tables(rates: dict[str, float], quick: bool) -> list[dict[str, Any]]
             work(cuda)
             seconds, moved = timed.collect()
         for kernel, spent in seconds.items():
+            given = n * 40 if name == "match" else moved[kernel]  # without the scratch of the assignment
             rows.append(row("tables", f"kernel {kernel}, µs per 1000", value=1e9 * spent / units, **{
-                "floor of bytes, µs/frame": 1e9 * moved[kernel] / rates["memory"] / units,
+                "floor of bytes, µs/frame": 1e9 * given / rates["memory"] / units,
                 "floor of operations, µs/frame": 1e9 * operations[name] / rates["double"] / units,
             }))  # fmt: skip
         compared = {"times cpu": on_cpu / whole}
@@ -288,15 +303,18 @@ def operation_rates(runtime: Any) -> dict[str, float]:
 def floor(name: str, frames: np.ndarray, n_spots: float, moved: float, rates: dict[str, float]) -> dict[str, float]:
     """The two floors of a kernel per frame: `moved` is the bytes of the arrays that it was given.
 
-    Fits read the windows of the spots alone. Operations are counted in the equations, not in the machine code: for the
-    filter of σ near 1.4 px on every second pixel 11 per pixel of the columns and 7.5 of the rows, with the margins of
-    the tiles 1.4 times that; for a fit 60 per pixel of a 9 × 9 window and 300 in double precision in each of 7 steps.
+    Fits read the windows of the spots alone; there is none where a kernel looks at part of what it gets. Operations are
+    counted in the equations, not in the machine code: for the filter of σ near 1.4 px on every second pixel 11 per
+    pixel of the columns and 7.5 of the rows, with the margins of the tiles 1.4 times that; for a fit 60 per pixel of a
+    9 × 9 window and 300 in double precision in each of 7 steps.
     """
     pixels, size = frames[0].size, frames[0].nbytes
     single = double = 0.0
+    if name in ("detect.locate", "refine.fit_crowded", "refine.finish"):
+        return {}
     if name == "detect.peaks":
         moved, single = size, 1.4 * 18.5 * pixels
-    elif name.startswith("refine.fit"):
+    elif name == "refine.fit":
         moved = n_spots * 81 * (frames.itemsize + 8)
         single, double = 7 * 81 * 60 * n_spots, 7 * 300 * n_spots
     return {

@@ -9,23 +9,23 @@ python=${PYTHON:-python3}
 logs=${OUT:-benchmarks/results}
 mkdir -p "$logs"
 failed=0
+number=0
 step() {
+    number=$((number + 1))
     echo "== $1"
     shift
-    "$@" 2>&1 | tee "$logs/gpu_$((++n)).log" || { failed=1; echo "FAILED: $*"; }
+    "$@" 2>&1 | tee "$logs/gpu_$number.log" || { failed=1; echo "FAILED: $*"; }
 }
-n=0
 step "device" "$python" -m exotrack devices
 step "kernels against the CPU backend" "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
-            "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_detect.py tests/test_cuda_refine.py \
-            tests/test_cuda_noise.py tests/test_cuda_tables.py -k "not float32"
-    done
-fi
+for tool in memcheck racecheck initcheck synccheck; do
+    # Without CuPy's pool every array is an allocation of its own, whose ends memcheck guards.
+    step "compute-sanitizer $tool" env EXOTRACK_NO_MEMORY_POOL=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        --print-limit 5 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_detect.py tests/test_cuda_refine.py \
+        tests/test_cuda_noise.py tests/test_cuda_tables.py -k "not float32"
+done
 step "both backends on a whole study" "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_study.py
 step "all tests" "$python" -m pytest -q -p no:cacheprovider
 step "measurements" "$python" benchmarks/bench_cuda.py --save
-[ -n "${OUT:-}" ] && cp benchmarks/results/cuda.json "$OUT/"
+[ -z "${OUT:-}" ] || cp benchmarks/results/cuda.json "$OUT/"
 exit $failed

@@ -25,5 +25,9 @@ class DeviceError(BackendError):
     """A device that failed while it worked."""
 
 
+class DeviceLostError(DeviceError):
+    """A device that this process cannot use any more; another process may."""
+
+
 class DeviceMemoryError(DeviceError):
     """A device that has no room for the work; less of it at a time may fit."""

@@ -130,8 +130,8 @@ __device__ inline void sum_up(Out<int> cells, int n_cells, Shared<int> parts) {
 
 // The state of the assignment, sources and targets counted from the first ones of the pair.
 struct State {
-    In<int> links, n_links;
-    In<int64> cost;
+    Out<int> links, n_links;  // written earlier in the same kernel: not read-only
+    Out<int64> cost;
     Out<int> chosen, taken_by, from, touched, scanned;
     Out<int64> price, target_price, reached;
 };

@@ -26,6 +26,10 @@ def use_cuda(monkeypatch: pytest.MonkeyPatch, **host: Any) -> None:
     EXOTRACK_REQUIRE_CUDA=1 asks for a device.
     """
     if os.environ.get("EXOTRACK_REQUIRE_CUDA") == "1" or device.missing() is None:
+        if (
+            os.environ.get("EXOTRACK_NO_MEMORY_POOL") == "1"
+        ):  # for compute-sanitizer, which knows whole allocations only
+            device.current().runtime.arrays.cuda.set_allocator(None)
         device.current()
         if host.get("backward"):
             pytest.skip("the order of the threads is the device's")

@@ -158,6 +158,7 @@ class HostRuntime:
         self.backward, self.room, self.plant, self.record, self.fail = backward, room, plant, record, fail
         self.used = self.most_used = 0
         self.launches = []
+        self.lost = False
         self._pinned = []
         self._local = threading.local()
         self._lock = threading.RLock()
@@ -169,6 +170,9 @@ class HostRuntime:
         if stream is not None:
             stream.drain()
         return np
+
+    def is_setup(self, _):
+        return False
 
     def short_of_memory(self, error):
         return isinstance(error, NoMemoryError)
@@ -227,6 +231,8 @@ class HostRuntime:
         return Mark(stream)
 
     def synchronize(self, stream):
+        if self.lost:
+            raise FailureError("the device is lost")
         stream.drain()
 
     def kernel(self, operation, entry, constants):

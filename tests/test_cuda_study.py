@@ -11,7 +11,7 @@ from host_device import FailureError, HostRuntime, NoMemoryError
 import exotrack as et
 from exotrack import backends
 from exotrack.backends.cuda import device
-from exotrack.errors import DeviceError, DeviceMemoryError
+from exotrack.errors import DeviceError, DeviceLostError, DeviceMemoryError
 from exotrack.localize import localize
 from exotrack.localize.pieces import in_pieces
 
@@ -162,6 +162,24 @@ def test_a_second_failure_is_final(video, host):
     host(fail=fail)
     with pytest.raises(DeviceError, match="detect failed on host build: the device is lost; see what nvidia-smi says"):
         localize(seen, backend="cuda", model=theirs.model)
+
+
+def test_a_lost_device_is_not_asked_again(video, host):
+    seen, theirs = video
+    runtime, asked = host(), Counter()
+
+    def lose(operation, entry):
+        asked[operation] += 1
+        if operation == "detect":
+            runtime.lost = True
+            raise FailureError("an illegal memory access")
+
+    runtime.fail = lose
+    words = "detect failed on host build: an illegal memory access; see what nvidia-smi says, and start again"
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match=words):
+            localize(seen, backend="cuda", model=theirs.model)
+    assert asked["detect"] == 1
 
 
 def test_a_video_fails_alone(study, tmp_path, host):

@@ -28,6 +28,10 @@ class Backend(Protocol):
         """An array to decode frames into."""
 
     @property
+    def has_room(self) -> Callable[[int], bool]:
+        """Whether so many bytes of frames may be kept for operations to come."""
+
+    @property
     def block_frames(self) -> Callable[[int, int], int]:
         """Frames to work on at a time."""
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from exotrack.errors import DeviceError, DeviceMemoryError
+from exotrack.errors import DeviceError, DeviceLostError, DeviceMemoryError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -16,6 +16,8 @@ def once_more(work: Callable[[], T], what: str) -> T:
     """Do what cannot be divided; a device that fails at it is asked once more."""
     try:
         return work()
+    except DeviceLostError:
+        raise
     except DeviceError as error:
         logger.warning("%s once more: %s", what, str(error))
     return work()
@@ -47,6 +49,8 @@ def in_pieces(
     ------
     DeviceMemoryError
         There is no room for a single frame.
+    DeviceLostError
+        The device does not answer any more.
     DeviceError
         The device failed twice.
     """
@@ -59,6 +63,8 @@ def in_pieces(
         logger.info("frames %d to %d in halves: %s", first, last - 1, str(error))
         make_room()
         pieces = [(first, (first + last) // 2), ((first + last) // 2, last)]
+    except DeviceLostError:
+        raise
     except DeviceError as error:
         logger.warning("frames %d to %d once more: %s", first, last - 1, str(error))
     # Not before here is the error gone, and with it the arrays of the device that its traceback holds: the log gets its

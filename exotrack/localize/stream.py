@@ -225,7 +225,8 @@ def localize(
     size = block_frames or operations.block_frames(frame_bytes, threads)
 
     def window(first: int, frames: Array, model: SpotModel, executor: Executor | None = None) -> Localizations:
-        usable = np.flatnonzero(_usable(frames, limit, operations, size, executor))
+        levels = partial(_usable, frames, limit, operations, size, executor)
+        usable = np.flatnonzero(once_more(levels, f"levels of frames {first} to {first + len(frames) - 1}"))
         seen = frames if len(usable) == len(frames) else frames[usable]
         work = Work(operations, model, settings.width == "free", reach, camera)
         learn_state = partial(

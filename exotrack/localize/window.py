@@ -14,7 +14,7 @@ import numpy as np
 from exotrack.backends.contract import Backend
 from exotrack.camera import Camera
 from exotrack.localize.noise import Scale, WindowState, in_electrons, in_parts
-from exotrack.localize.pieces import in_pieces
+from exotrack.localize.pieces import in_pieces, once_more
 from exotrack.tables import F32, F64, I32, U16, Array, Localizations, SpotFlag, SpotModel
 
 DEFOCUSED = 1.6
@@ -110,7 +110,7 @@ def localize_window(
         Called with the number of frames done since the last call.
     """
     blocks = [(first, min(first + block_frames, len(frames))) for first in range(0, len(frames), block_frames)]
-    maps = Maps.of(state, work.operations)
+    maps = once_more(lambda: Maps.of(state, work.operations), "maps of a window")
     pixels = Pixels(frames, work)
 
     def find(first: int, last: int) -> tuple[Fits, Peaks]:
@@ -148,7 +148,7 @@ class Pixels:
     def __init__(self, frames: Array, work: Work) -> None:
         self._frames, self._work = frames, work
         self._kept: dict[tuple[int, int], Any] = {}
-        self._room = True
+        self._room = work.operations.has_room(frames.nbytes)
 
     def of(self, first: int, last: int) -> Any:
         """Frames first … last − 1, in electrons where the camera is known."""

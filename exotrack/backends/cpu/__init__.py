@@ -4,6 +4,7 @@ from exotrack.backends.cpu.background import still_background as still_backgroun
 from exotrack.backends.cpu.blocks import IN_FLIGHT as IN_FLIGHT
 from exotrack.backends.cpu.blocks import block_frames as block_frames
 from exotrack.backends.cpu.blocks import frame_buffer as frame_buffer
+from exotrack.backends.cpu.blocks import has_room as has_room
 from exotrack.backends.cpu.blocks import upload as upload
 from exotrack.backends.cpu.chains import number_tracks as number_tracks
 from exotrack.backends.cpu.deconvolve import deconvolve as deconvolve

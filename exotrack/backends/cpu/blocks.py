@@ -24,6 +24,11 @@ def frame_buffer(shape: tuple[int, ...], dtype: Any) -> Array:
     return np.empty(shape, dtype)
 
 
+def has_room(nbytes: int) -> bool:  # noqa: ARG001  # they are where they are
+    """Whether frames may be kept for operations to come."""
+    return True
+
+
 def block_frames(frame_bytes: int, in_flight: int) -> int:  # noqa: ARG001  # decided by the cache, not by the frames
     """Frames to work on at a time. It never changes a result."""
     return BLOCK_FRAMES

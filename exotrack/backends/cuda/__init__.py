@@ -8,6 +8,7 @@ from exotrack.backends.cuda.background import still_background as still_backgrou
 from exotrack.backends.cuda.blocks import IN_FLIGHT as IN_FLIGHT
 from exotrack.backends.cuda.blocks import block_frames as block_frames
 from exotrack.backends.cuda.blocks import frame_buffer as frame_buffer
+from exotrack.backends.cuda.blocks import has_room as has_room
 from exotrack.backends.cuda.blocks import upload as upload
 from exotrack.backends.cuda.deconvolve import deconvolve as deconvolve
 from exotrack.backends.cuda.detect import detect as detect

@@ -1,8 +1,8 @@
 """The device of this process: data in and out through pinned memory, kernels, and what happens when it fails.
 
-Every thread has a lane: a stream with its own staging memory. Operations enqueue their work on the lane of the thread
-that calls them and wait for it when they fetch their results, so that as many blocks are under way as threads, and the
-copies of one overlap with the kernels of another.
+A lane is a stream with its own staging memory. Every operation takes one that is free, enqueues its work there and
+waits for it when it fetches its results, so that as many blocks are under way as there are threads, and the copies of
+one overlap with the kernels of another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from exotrack.backends.cuda import sources
 from exotrack.backends.cuda.runtime import CudaRuntime, unavailable
-from exotrack.errors import BackendError, DeviceError, DeviceMemoryError
+from exotrack.errors import BackendError, DeviceError, DeviceLostError, DeviceMemoryError
 from exotrack.tables import Array
 
 STAGE_BYTES: Final = 8 * 2**20
@@ -35,7 +35,7 @@ class Uploaded:
 
 
 class Lane:
-    """A stream of the device, for one thread."""
+    """A stream of the device, for one operation at a time."""
 
     def __init__(self, runtime: Any) -> None:
         self.runtime, self.stream = runtime, runtime.new_stream()
@@ -122,37 +122,61 @@ class Lane:
 
 
 class Device:
-    """A device and the lanes of the threads that use it."""
+    """A device and its lanes."""
 
     def __init__(self, runtime: Any) -> None:
         self.runtime = runtime
         self.name = runtime.describe()["device"]
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._free: list[Lane] = []
+        self._lost = ""
 
     @contextmanager
     def lane(self, operation: str) -> Iterator[Lane]:
-        """The calling thread's lane; failures inside are raised as errors of exotrack.
+        """A free lane; failures inside are raised as errors of exotrack.
 
         Raises
         ------
         DeviceMemoryError
             There is no room: the caller may try again with less.
+        DeviceLostError
+            The device does not answer any more, as after an illegal access to memory or a fault of the hardware: CUDA
+            gives this process nothing but the same error from then on.
         DeviceError
-            A kernel failed or the device is lost. Errors of earlier work may come up here.
+            A kernel failed. Errors of earlier work may come up here.
+        BackendError
+            A kernel cannot be compiled, or a library of CUDA is missing.
         """
+        if self._lost:
+            raise DeviceLostError(self._lost)
+        lane: Lane | None = None
         try:
-            if not hasattr(self._local, "lane"):
-                self._local.lane = Lane(self.runtime)
-            lane: Lane = self._local.lane
+            with self._lock:
+                lane = self._free.pop() if self._free else None
+            lane = lane or Lane(self.runtime)
             with self.runtime.current(lane.stream):
                 yield lane
         except self.runtime.failures as error:
             if self.runtime.short_of_memory(error):
                 raise DeviceMemoryError(f"{operation}: {self.name} has no memory left ({_one_line(error)})") from error
-            raise DeviceError(
-                f"{operation} failed on {self.name}: {_one_line(error)}; see what nvidia-smi says, or run with "
-                "--backend cpu"
-            ) from error
+            if self.runtime.is_setup(error):
+                raise BackendError(f"{operation}: {_one_line(error)}") from error
+            words = f"{operation} failed on {self.name}: {_one_line(error)}; see what nvidia-smi says"
+            if lane is None or not self._answers(lane):
+                self._lost = f"{words}, and start again: this process cannot use the device any more"
+                raise DeviceLostError(self._lost) from error
+            raise DeviceError(f"{words}, or run with --backend cpu") from error
+        finally:
+            if lane is not None and not self._lost:
+                self._free.append(lane)
+
+    def _answers(self, lane: Lane) -> bool:
+        """Whether the device still works; what an operation has left in its lane is done afterwards."""
+        try:
+            lane.wait()
+        except self.runtime.failures:
+            return False
+        return True
 
 
 _lock = threading.Lock()
@@ -177,7 +201,7 @@ def missing() -> str | None:
 
 
 def lane(operation: str) -> AbstractContextManager[Lane]:
-    """Context of an operation on the calling thread's lane of the current device; see `Device.lane`."""
+    """Context of an operation on a lane of the current device; see `Device.lane`."""
     return current().lane(operation)
 
 

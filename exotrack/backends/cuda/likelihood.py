@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from exotrack.backends.cuda import device
+from exotrack.errors import BackendError
 from exotrack.tables import F32, F64, I32, I64, Array
 
 _THREADS = 128
+_MOST_CLASSES = 6016
+"""Diffusion coefficients whose totals fit into the shared memory of a block."""
 
 
 def likelihood(
@@ -28,6 +31,8 @@ def likelihood(
     scale = 2.0 * frame_interval_s * np.ascontiguousarray(diffusion_um2_s)
     if n_tracks == 0 or n_grid == 0:
         return np.empty((n_tracks, n_grid), np.float32)
+    if n_grid > _MOST_CLASSES:
+        raise BackendError(f"{n_grid} diffusion coefficients are too many for the CUDA backend; use --backend cpu")
     with device.lane("likelihood") as lane:
         rows = lane.empty((n_tracks, n_grid), np.float32)
         arrays: tuple[Array, ...] = (step_y, step_x, gap, variance_y, variance_x, blur, offsets, scale)

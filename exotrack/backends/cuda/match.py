@@ -25,12 +25,12 @@ def match(
     """As `exotrack.backends.cpu.match`, link for link.
 
     Pairs of frames with a spot that has more than 16 candidates, with more than 32 spots that compete, or with more
-    than 100 in a cell are matched by the CPU backend; a debug message says how many they were.
+    than 100 in a cell are matched by the CPU backend; a message says how many they were.
     """
     left = match_on_device(y, x, at_y, at_x, pairs, partner, gate=gate, costs=costs, cost_unmatched=cost_unmatched)
     if not left.any():
         return 0
-    logger.debug("%d of %d pairs of frames are too dense for the device and matched on the host", left.sum(), len(left))
+    logger.info("%d of %d pairs of frames are too dense for the device and matched on the host", left.sum(), len(left))
     return cpu.match(y, x, at_y, at_x, pairs[left], partner, gate=gate, costs=costs, cost_unmatched=cost_unmatched)
 
 

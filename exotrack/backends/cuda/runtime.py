@@ -26,7 +26,19 @@ def unavailable() -> str | None:
         return f"CuPy cannot be imported ({' '.join(str(error).split())})"
     if not cupy.cuda.is_available():
         return "CuPy finds no CUDA device (see what nvidia-smi says)"
+    try:
+        _library_errors()
+    except ImportError as error:
+        return f"CuPy finds no libraries of CUDA ({' '.join(str(error).split())}; pip install 'exotrack[cuda13]')"
     return None
+
+
+def _library_errors() -> tuple[type[BaseException], ...]:
+    """Errors of the libraries for linear algebra and Fourier transforms, which are loaded here."""
+    from cupy.cuda.cufft import CuFFTError
+    from cupy_backends.cuda.libs.cublas import CUBLASError
+
+    return CuFFTError, CUBLASError
 
 
 class CudaRuntime:
@@ -43,16 +55,24 @@ class CudaRuntime:
             cupy.cuda.runtime.CUDARuntimeError,
             cupy.cuda.driver.CUDADriverError,
             cupy.cuda.compiler.CompileException,
+            *_library_errors(),
         )
+        self._device = cupy.cuda.Device()
 
     def short_of_memory(self, error: BaseException) -> bool:
         """Whether a failure is one of memory: of arrays, of pinned memory, or of what a kernel needs to start."""
-        status = getattr(error, "status", None)  # 2 is cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY
-        return isinstance(error, self.arrays.cuda.memory.OutOfMemoryError) or status == 2
+        if isinstance(error, self.arrays.cuda.memory.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+            return True
+        calls = (self._cuda.CUDARuntimeError, self.arrays.cuda.driver.CUDADriverError)
+        return isinstance(error, calls) and error.status == 2  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
+
+    def is_setup(self, error: BaseException) -> bool:
+        """Whether a failure is one of this installation, not of the device."""
+        return isinstance(error, self.arrays.cuda.compiler.CompileException)
 
     def describe(self) -> dict[str, str]:
         """Name of the device, versions of driver, CUDA and CuPy."""
-        device = self.arrays.cuda.Device()
+        device = self._device
         properties = self._cuda.getDeviceProperties(device.id)
         return {
             "device": properties["name"].decode(),
@@ -64,12 +84,13 @@ class CudaRuntime:
 
     def new_stream(self) -> Any:
         """A stream beside which others run."""
-        return self.arrays.cuda.Stream(non_blocking=True)
+        with self._device:
+            return self.arrays.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def current(self, stream: Any) -> Iterator[None]:
-        """Everything inside is enqueued on this stream."""
-        with stream:
+        """Everything inside is enqueued on this stream of this device, whatever the calling thread's device is."""
+        with self._device, stream:
             yield
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -111,7 +132,7 @@ class CudaRuntime:
 
     def kernel(self, operation: str, entry: str, constants: sources.Constants) -> Kernel:
         """Compile a source for constants (CuPy keeps the result on disk) and return one of its kernels."""
-        return _kernel(operation, entry, tuple(sorted(constants.items())), self.arrays.cuda.Device().id)
+        return _kernel(operation, entry, tuple(sorted(constants.items())), self._device.id)
 
     def free_bytes(self) -> int:
         """Memory of the device that an array could take now."""

@@ -43,9 +43,13 @@ def operations() -> tuple[str, ...]:
 
 @cache
 def text(operation: str) -> str:
-    """Source of an operation; compilers name its own file and line in their messages."""
+    """Source of an operation; compilers name its own file and line in their messages.
+
+    Signs of the comments that are not ASCII are replaced: CuPy writes the text in the encoding of the system.
+    """
     path = folder() / f"{operation}.cu"
-    return f'#line 1 "kernels/{path.name}"\n{path.read_text(encoding="utf-8")}'
+    source = path.read_text(encoding="utf-8").encode("ascii", "replace").decode("ascii")
+    return f'#line 1 "kernels/{path.name}"\n{source}'
 
 
 def entries(operation: str) -> dict[str, str]:
