@@ -39,7 +39,7 @@
 // one or two fits per spot where a tenth of them have neighbours.
 //
 // Rows and columns of the window are guarded here; the caller guarantees 0 ≤ frame < n_frames, and finite y and x.
-#include "exotrack.cuh"
+#include "pixels.cuh"
 #include "solve.cuh"
 
 #define SATURATED 1
@@ -47,10 +47,6 @@
 #define CROWDED 4
 #define SEED_ONLY 8
 
-#define SIDE (2 * HALF + 1)
-#define PIXELS (SIDE * SIDE)
-#define PER_LANE ((PIXELS + WARP - 1) / WARP)
-#define MIDDLE (HALF * SIDE + HALF)
 #define FITTED (FREE_WIDTH ? 5 : 4)
 
 #define ITERATIONS 15
@@ -63,84 +59,9 @@
 #define NARROWEST 0.3
 #define WIDEST 16.0
 #define PIXEL_VARIANCE (1.0 / 12.0)
-// Variance of a pixel that is left out.
-#define BLIND 1e30f
-
-// Few pixels per lane are registers, many are local memory, in which a loop may as well be one.
-constexpr int UNROLLED = PER_LANE <= 8 ? PER_LANE : 1;
-
-// Pixels of a lane: values without background, and variances.
-struct Window {
-    float data[PER_LANE], weight[PER_LANE];
-};
-
-// What is the same for all spots.
-struct Scene {
-    In<PIXEL> frames;
-    In<float> background, variance;
-    int height, width;
-    float sign;
-    double sigma;
-    float gain;
-    double saturation;
-};
-
 // As `max` and `min` of Python: the first where one is not a number.
 __device__ inline double larger(double a, double b) { return b > a ? b : a; }
 __device__ inline double smaller(double a, double b) { return b < a ? b : a; }
-
-// Pixel nearest to a place, within an axis of a length.
-__device__ inline int nearest(float place, int length) { return clamped(int(rintf(place)), 0, length - 1); }
-
-// Number of a lane's pixel in the window, and its row and column from the middle.
-__device__ inline int number_of(int i) { return lane_of_warp() + WARP * i; }
-__device__ inline int down(int p) { return p / SIDE - HALF; }
-__device__ inline int right(int p) { return p % SIDE - HALF; }
-
-// Read the window around a pixel, clipped pixels left out; whether any of these is within half of it.
-__device__ inline bool gather(const Scene& scene, int64 frame, int row, int column, Window& window) {
-    const In<PIXEL> image = scene.frames + frame * scene.height * scene.width;
-    bool near = false;
-#pragma unroll UNROLLED
-    for (int i = 0; i < PER_LANE; i++) {
-        const int p = number_of(i), dy = down(p), dx = right(p), v = row + dy, u = column + dx;
-        window.data[i] = 0.0f;
-        window.weight[i] = BLIND;
-        if (p < PIXELS && v >= 0 && v < scene.height && u >= 0 && u < scene.width) {
-            const int64 at = int64(v) * scene.width + u;
-            const PIXEL value = image[at];
-            const bool clipped = double(value) >= scene.saturation;
-            window.data[i] = scene.sign * (float(value) - scene.background[at]);
-            if (!clipped) window.weight[i] = scene.variance[at];
-            near = near || (clipped && 4 * (dy * dy + dx * dx) <= HALF * HALF);
-        }
-    }
-    return __any_sync(EVERY_LANE, near);
-}
-
-// Pixels that are not left out.
-__device__ inline int count(const Window& window) {
-    int used = 0;
-#pragma unroll UNROLLED
-    for (int i = 0; i < PER_LANE; i++) used += window.weight[i] < BLIND;
-    return warp_sum(used);
-}
-
-// Profiles of a spot of unit height along y, then along x, for the warp's window.
-__device__ inline void profiles(float cy, float cx, float squared, Shared<float> lines) {
-    const float slope = -0.5f / squared;
-    __syncwarp();  // the former ones have been read
-    for (int m = lane_of_warp(); m < 2 * SIDE; m += WARP) {
-        const float away = m < SIDE ? float(m - HALF) - cy : float(m - SIDE - HALF) - cx;
-        lines[m] = expf(slope * (away * away));
-    }
-    __syncwarp();
-}
-
-// Height of a spot at a lane's pixel; those beyond the window's end are left out by their weight.
-__device__ inline float share_of(Shared<float> lines, int p) {
-    return lines[min(p / SIDE, SIDE - 1)] * lines[SIDE + p % SIDE];
-}
 
 // Up to NEIGHBOURS other seeds of the same frame within `reach` along y and x, 32 of them looked at a time.
 __device__ inline int neighbours(int64 k, int64 n, In<int> frame, In<float> y, In<float> x, double reach,
@@ -327,19 +248,6 @@ KERNEL(WARPS * WARP) fit(In<PIXEL> frames, In<float> background, In<float> varia
     pixels[k] = used;
     n_near[k] = found;
     flags[k] = (unsigned short)flag;
-}
-
-// Subtract the fitted light of another spot from a window, and add its shot noise to the variances.
-__device__ inline void remove(Out<double> fitted, int64 n, int64 other, int row, int column, float gain,
-                              Shared<float> lines, Window& window) {
-    profiles(float(fitted[other] - row), float(fitted[n + other] - column), float(fitted[4 * n + other]), lines);
-    const float amplitude = float(fitted[2 * n + other]);
-#pragma unroll UNROLLED
-    for (int i = 0; i < PER_LANE; i++) {
-        const float light = amplitude * share_of(lines, number_of(i));
-        window.data[i] -= light;
-        window.weight[i] = fmaf(gain, light, window.weight[i]);
-    }
 }
 
 // Fit a spot once more without the light of its neighbours; whether it has moved.

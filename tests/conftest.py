@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     """The CUDA backend; on the processor with the threads of a block in either order."""
     use_cuda(monkeypatch, backward=request.param == "backward")
     return backends.load("cuda")
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., HostRuntime]:
+    """Puts a stand-in in the place of a device: a real one neither fills up nor fails nor is faulty when asked to."""
+
+    def use(**options: Any) -> HostRuntime:
+        runtime = HostRuntime(**options)
+        monkeypatch.setattr(device, "_device", device.Device(runtime))
+        return runtime
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import oracles
 import pytest
-from host_device import HostRuntime, KernelError, sanitized
+from host_device import KernelError, sanitized
 
 from exotrack.backends import cpu
 from exotrack.backends.cuda import device, sources
@@ -23,18 +23,6 @@ pytestmark = pytest.mark.skipif(
 MATCHED = MatchedFilter.for_sigma(1.3)
 SHAPE = (2, 41, 300)
 SETTINGS = {"box_half": MATCHED.box_half, "step": MATCHED.step, "pedestal": 0.0}
-
-
-@pytest.fixture
-def host(monkeypatch):
-    """Puts a host runtime in the place of the device."""
-
-    def use(**options):
-        runtime = HostRuntime(**options)
-        monkeypatch.setattr(device, "_device", device.Device(runtime))
-        return runtime
-
-    return use
 
 
 @pytest.fixture

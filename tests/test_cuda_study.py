@@ -25,18 +25,6 @@ def video():
     return seen, localize(seen, backend="cpu")
 
 
-@pytest.fixture
-def host(monkeypatch):
-    """Puts a stand-in in the place of a device, since a real one neither fills up nor fails when it is asked to."""
-
-    def use(**options):
-        runtime = HostRuntime(**options)
-        monkeypatch.setattr(device, "_device", device.Device(runtime))
-        return runtime
-
-    return use
-
-
 def unchecked():
     """A protocol without injected spots: for them videos are localized again and again, too slow without a device."""
     protocol = et.Protocol()
