@@ -16,12 +16,12 @@
 // `locate` evaluates the filter at every pixel around those peaks of which the lattice does not tell the top: one warp
 // each. Launch: ⌈count / WARPS⌉ blocks of WARPS warps.
 //
+// Constants: those of filter.cuh, WARPS, and PLAIN of the CPU operation.
+//
 // Comparisons and parabolas are in double precision, as on the CPU: they concern few points. Frames, rows and columns
 // are clamped or guarded here; only `count` may exceed the room.
 #include "filter.cuh"
 
-// A lattice point this much above the limit is a spot wherever between the points its peak may lie.
-#define PLAIN 1.6
 // Half width of the square of pixels around a lattice point at which the filter is evaluated.
 #define HALF (STEP / 2 + 1)
 #define SIDE (2 * HALF + 1)

@@ -4,13 +4,11 @@
 //   corner  PIXEL (n)                the first pixel of each frame, with which lowest and highest begin
 //   levels  double (n, 4)            mean, lowest and highest grey level, share of pixels at `limit` or above
 //
-// Constants: PIXEL. Launch: n blocks of THREADS threads; a thread takes whole rows, so that its sum, in float32 over
+// Constants: PIXEL, THREADS. Launch: n blocks of THREADS threads; a thread takes whole rows, so that its sum, in float32 over
 // every fourth pixel as on the CPU, has the CPU's order; the sums of the rows are added in order by one thread. Nothing
 // is read beyond `rows`. A byte of a uint8 frame, three comparisons and a quarter of an addition per pixel; there are
 // up to 63 rows, so that a block is a chain of `width` steps.
 #include "exotrack.cuh"
-
-#define THREADS 64
 
 KERNEL(THREADS) levels_of_rows(In<PIXEL> pixels, In<PIXEL> corner, int rows, int width, double limit,
                                Out<double> levels) {

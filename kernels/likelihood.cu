@@ -14,16 +14,13 @@
 //   rows                    float (n_tracks, n_grid)
 //
 // Constants: ROOM (n_grid or more, 6000 at the most: totals stay in shared memory until their maximum is known, which is
-// cheaper than a second recursion), OWN_VELOCITY (0 or 1). Launch: n_tracks blocks of THREADS threads; a thread takes
+// cheaper than a second recursion), OWN_VELOCITY (0 or 1), STEPS_PER_LOG (pivots multiplied
+// before their logarithm is taken), THREADS. Launch: n_tracks blocks of THREADS threads; a thread takes
 // grid points, whose recursions are independent, and all read the same displacement at a time. Double precision
 // throughout, as on the CPU. Per axis, displacement and grid point: 12 operations (18 with OWN_VELOCITY), one division
 // and 1/16 logarithm. Bytes: 4 written per grid point, 36 read per displacement (20 per axis, of which gap is shared).
 // Bounds: the caller guarantees that offsets increase and end at n_localizations.
 #include "exotrack.cuh"
-
-#define THREADS 128
-// Pivots multiplied before their logarithm is taken.
-#define STEPS_PER_LOG 16
 
 // −½ Σ (ln q_i + e_i²/q_i) of one axis of one track.
 __device__ inline double axis(In<double> step, In<int> gap, In<double> variance, int64 n, double blur, double scale) {

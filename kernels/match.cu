@@ -24,21 +24,18 @@
 // Bounds: the caller guarantees what is said above, that rows lie in 0 … n, and that no row is a source of two pairs. The
 // cells of a grid are 4 per row + 64 at the most by its construction; links beyond LINKS are counted, not written.
 //
-// Launch: n_pairs blocks of THREADS threads. Per spot: 64 bytes read for the grid, which has up to 5 cells of 4 bytes for
-// it, passed over three times. Per source: 32 bytes and nine cells; per spot in them 20 bytes and 7 operations; per
+// Constants: LINKS, GROUP, THREADS, and the CPU's MOST_IN_CELL and WORK_PER_SPOT. Launch: n_pairs blocks of THREADS
+// threads. Per spot: 64 bytes read for the grid, which has up to 5 cells of 4 bytes for it, passed over three times. Per
+// source: 32 bytes and nine cells; per spot in them 20 bytes and 7 operations; per
 // candidate among those a root, 10 operations and 12 bytes written, of which 4 are read in each sweep over the groups and
 // all 12 when the source enters.
 #include "exotrack.cuh"
 
-#define THREADS 128
-#define LINKS 16
-#define GROUP 32
 // After so many sweeps the groups of GROUP sources or fewer have settled: the least number gets to a source in one sweep
 // and from all its targets to the next ones in another, and the last sweep finds nothing to do.
 #define MOST_SWEEPS (2 * GROUP)
-#define MOST_IN_CELL 100
 #define FAR 0x7fffffffffffffffll
-static_assert(GROUP * LINKS <= 1000, "else the CPU might narrow the gate of a group that is solved here");
+static_assert(GROUP * LINKS <= WORK_PER_SPOT, "else the CPU might narrow the gate of a group that is solved here");
 
 // A grid whose first cell begins at the lowest y and x of some rows; see backends/cpu/cells.py.
 struct Grid {

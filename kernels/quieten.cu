@@ -5,10 +5,8 @@
 //   quiet     bool (n, height, width)    in place: only taken away from
 //
 // A thread per lattice point looks at the (2 radius + 1)² points around it, 25 of them as a rule: a point that is read
-// again is in the cache, and no two threads write the same. Launch: ⌈n × height × width / THREADS⌉ blocks.
+// again is in the cache, and no two threads write the same. Constants: THREADS. Launch: ⌈n × height × width / THREADS⌉ blocks.
 #include "exotrack.cuh"
-
-#define THREADS 256
 
 KERNEL(THREADS) silence(In<float> filtered, In<float> limit, int64 n, int height, int width, int radius,
                         Out<bool> quiet) {

@@ -42,23 +42,10 @@
 #include "pixels.cuh"
 #include "solve.cuh"
 
-#define SATURATED 1
-#define EDGE 2
-#define CROWDED 4
-#define SEED_ONLY 8
-
 #define FITTED (FREE_WIDTH ? 5 : 4)
 
-#define ITERATIONS 15
-#define SWEEPS 25
-#define NEIGHBOURS 12
-#define SETTLED 0.005
-#define ENOUGH 0.06
-#define FAINT_2 4.8
-#define FAINT_4 320.0
-#define NARROWEST 0.3
-#define WIDEST 16.0
 #define PIXEL_VARIANCE (1.0 / 12.0)
+
 // As `max` and `min` of Python: the first where one is not a number.
 __device__ inline double larger(double a, double b) { return b > a ? b : a; }
 __device__ inline double smaller(double a, double b) { return b < a ? b : a; }
@@ -310,7 +297,7 @@ KERNEL(WARP) fit_crowded(In<PIXEL> frames, In<float> background, In<float> varia
     }
 }
 
-KERNEL(128) finish(In<float> variance, In<float> y, In<float> x, int64 n, int height, int width, double sigma,
+KERNEL(THREADS) finish(In<float> variance, In<float> y, In<float> x, int64 n, int height, int width, double sigma,
                    In<double> fitted, In<double> errors, In<double> seeds, In<int> pixels, Out<double> values,
                    Out<unsigned short> flags) {
     const int64 k = int64(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -6,15 +6,12 @@
 //   ys, xs        int64 (grid.y + 1), (grid.x + 1)   borders of the tiles, from the top of the band
 //   tiles         double (grid.y, grid.x)
 //
-// A block per tile, THREADS threads. The median is read from a histogram of BINS classes that reach to three times the
+// Constants: BINS, THREADS. A block per tile, THREADS threads. The median is read from a histogram of BINS classes that reach to three times the
 // mean: the mean's sums and the classes are computed with the CPU's operations in the CPU's order (a row of a tile by
 // one thread in float32, the rows one after the other in double precision), so that the result is the same to the bit.
 // Every other value is looked at, in a chequerboard of which `top` (row of the frame where the band begins) tells the
 // parity; 2 passes of 4.5 bytes per value.
 #include "exotrack.cuh"
-
-#define THREADS 128
-#define BINS 512
 
 KERNEL(THREADS) median(In<float> filtered, In<float> inverse_gain, In<bool> quiet, In<int64> ys, In<int64> xs, int n,
                        int height, int width, int64 top, Out<double> tiles) {

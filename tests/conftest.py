@@ -27,9 +27,7 @@ def use_cuda(monkeypatch: pytest.MonkeyPatch, **host: Any) -> None:
     EXOTRACK_REQUIRE_CUDA=1 asks for a device.
     """
     if os.environ.get("EXOTRACK_REQUIRE_CUDA") == "1" or device.missing() is None:
-        if (
-            os.environ.get("EXOTRACK_NO_MEMORY_POOL") == "1"
-        ):  # for compute-sanitizer, which knows whole allocations only
+        if os.environ.get("EXOTRACK_NO_MEMORY_POOL") == "1":  # compute-sanitizer knows whole allocations
             device.current().runtime.arrays.cuda.set_allocator(None)
         device.current()
         if host.get("backward"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from exotrack.errors import DeviceError, DeviceLostError, DeviceMemoryError
@@ -13,12 +14,13 @@ T = TypeVar("T")
 
 
 def once_more(work: Callable[[], T], what: str) -> T:
-    """Do what cannot be divided; a device that fails at it is asked once more."""
+    """Do something on a device; where it fails it is asked once more, unless it is full or lost."""
     try:
         return work()
-    except DeviceLostError:
+    except (DeviceLostError, DeviceMemoryError):
         raise
     except DeviceError as error:
+        # Its words alone: the traceback of an error that is kept keeps the arrays of the device.
         logger.warning("%s once more: %s", what, str(error))
     return work()
 
@@ -54,21 +56,14 @@ def in_pieces(
     DeviceError
         The device failed twice.
     """
-    pieces = [(first, last)]
     try:
-        return [work(first, last)]
+        return [once_more(partial(work, first, last), f"frames {first} to {last - 1}")]
     except DeviceMemoryError as error:
         if last - first < 2:
             raise
         logger.info("frames %d to %d in halves: %s", first, last - 1, str(error))
-        make_room()
-        pieces = [(first, (first + last) // 2), ((first + last) // 2, last)]
-    except DeviceLostError:
-        raise
-    except DeviceError as error:
-        logger.warning("frames %d to %d once more: %s", first, last - 1, str(error))
-    # Not before here is the error gone, and with it the arrays of the device that its traceback holds: the log gets its
-    # words alone for the same reason.
-    if len(pieces) == 1:
-        return [work(first, last)]
-    return [result for piece in pieces for result in in_pieces(work, *piece, make_room=make_room)]
+    make_room()  # the error is gone, and with it what its traceback held
+    middle = (first + last) // 2
+    return [
+        result for a, b in ((first, middle), (middle, last)) for result in in_pieces(work, a, b, make_room=make_room)
+    ]

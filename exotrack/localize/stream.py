@@ -30,8 +30,6 @@ from exotrack.tables import Array, Localizations, SpotModel
 
 WINDOW_BYTES = 256 * 2**20
 """Most memory that the frames of one window may take."""
-BLOCK_FRAMES = 25
-"""Frames read at a time where only a few are used; it never changes a result."""
 LEFT_BEHIND = 0.05
 """Share of the steps of the smallest particle of interest that may lead beyond where it is looked for again."""
 
@@ -112,8 +110,9 @@ def calibrate(
     protocol = protocol or Protocol()
     first = plan_windows(source.shape, source.dtype.itemsize, source.acquisition.frame_interval_s, protocol)[0]
     operations, camera = backends.load(backend), camera or getattr(source, "camera", None)
-    _, frames = next(_window_frames(source, [first], BLOCK_FRAMES, operations))
-    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations, BLOCK_FRAMES)
+    size = operations.block_frames(math.prod(source.shape[1:]) * source.dtype.itemsize, 1)
+    _, frames = next(_window_frames(source, [first], size, operations))
+    usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations, size)
     return _learn(frames[usable], source, protocol, operations, camera)
 
 

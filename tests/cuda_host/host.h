@@ -468,31 +468,25 @@ template <class T, class V> T atomicAdd(T* at, V value) {
     return before;
 #endif
 }
-template <class T, class V> T atomicMax(T* at, V value) {
+// Write a value where it wins against the one that is there; the latter.
+template <class T, class Wins> T atomic_replace(T* at, T value, Wins wins) {
 #ifdef HOST_THREADS
     T before = __atomic_load_n(at, __ATOMIC_RELAXED);
-    while (before < T(value) &&
-           !__atomic_compare_exchange_n(at, &before, T(value), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    while (wins(value, before) &&
+           !__atomic_compare_exchange_n(at, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return before;
 #else
     const T before = *at;
-    if (before < T(value)) *at = T(value);
+    if (wins(value, before)) *at = value;
     return before;
 #endif
 }
+template <class T, class V> T atomicMax(T* at, V value) {
+    return atomic_replace(at, T(value), [](T a, T b) { return b < a; });
+}
 template <class T, class V> T atomicMin(T* at, V value) {
-#ifdef HOST_THREADS
-    T before = __atomic_load_n(at, __ATOMIC_RELAXED);
-    while (T(value) < before &&
-           !__atomic_compare_exchange_n(at, &before, T(value), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-    return before;
-#else
-    const T before = *at;
-    if (T(value) < before) *at = T(value);
-    return before;
-#endif
+    return atomic_replace(at, T(value), [](T a, T b) { return a < b; });
 }
 
 template <class A, class B> typename std::common_type<A, B>::type min(A a, B b) { return b < a ? b : a; }

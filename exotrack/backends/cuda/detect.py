@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from exotrack.backends.cpu.detect import PLAIN
 from exotrack.backends.cuda import device
 from exotrack.backends.cuda.device import Uploaded
-from exotrack.backends.cuda.filter import SHARED_BYTES, tile, tiles
+from exotrack.backends.cuda.filter import SHARED_BYTES, lattice, tile, tiles
 from exotrack.errors import BackendError
 from exotrack.tables import F32, I32, Array
 
@@ -38,12 +39,13 @@ def detect(
         Spots wider than about 60 px.
     """
     n, height, width = frames.shape
-    lattice = (-(-height // step), -(-width // step))
+    points = lattice(height, width, step)
     if n == 0:
         nothing = np.empty(0, np.float32)
         return np.empty(0, np.int32), nothing, nothing, nothing
-    constants = {**tile(taps, box_half, step, frames.dtype, margin=1), "WARPS": _warps(taps, box_half, step)}
-    sizes = (np.int32(height), np.int32(width), np.int32(lattice[0]), np.int32(lattice[1]))
+    constants = tile(taps, box_half, step, frames.dtype, margin=1)
+    constants |= {"WARPS": _warps(taps, box_half, step), "PLAIN": PLAIN}
+    sizes = (np.int32(height), np.int32(width), *map(np.int32, points))
     room = n * _ROOM
     with device.lane("detect") as lane:
         pixels, still, inverse, bound, weights = (lane.put(a) for a in (frames, level, inverse_noise, limit, taps))
@@ -53,7 +55,7 @@ def detect(
             lane.launch(
                 "detect",
                 "peaks",
-                (n, *tiles(constants, lattice)),
+                (n, *tiles(constants, points)),
                 constants["THREADS"],
                 (
                     *(pixels, still, inverse, bound, weights, *sizes, np.float32(pedestal), np.float64(sign)),
@@ -79,7 +81,7 @@ def detect(
             )
         keys, values = lane.get(key[:n_found]), lane.get(found[:n_found])
     order = np.argsort(keys)
-    frame = (keys[order] // (lattice[0] * lattice[1])).astype(np.int32)
+    frame = (keys[order] // (points[0] * points[1])).astype(np.int32)
     y, x, snr = np.ascontiguousarray(values[order].T)
     return frame, y, x, snr
 

@@ -57,6 +57,11 @@ def tile(taps: F32, box_half: int, step: int, dtype: Any, *, margin: int) -> dic
     }
 
 
+def lattice(height: int, width: int, step: int) -> tuple[int, int]:
+    """Lattice points along y and x."""
+    return -(-height // step), -(-width // step)
+
+
 def tiles(constants: dict[str, Any], shape: tuple[int, int]) -> tuple[int, int]:
     """Tiles along y and x that cover a lattice."""
     return -(-shape[0] // constants["TILE_H"]), -(-shape[1] // constants["TILE_W"])
@@ -65,20 +70,20 @@ def tiles(constants: dict[str, Any], shape: tuple[int, int]) -> tuple[int, int]:
 def matched_filter(frames: Array | Uploaded, taps: F32, *, box_half: int, step: int, pedestal: float) -> F32:
     """As `exotrack.backends.cpu.matched_filter`, to a few units in the last place of the pixels' values."""
     n, height, width = frames.shape
-    lattice = (-(-height // step), -(-width // step))
+    points = lattice(height, width, step)
     if n == 0:
-        return np.empty((0, *lattice), np.float32)
+        return np.empty((0, *points), np.float32)
     constants = tile(taps, box_half, step, frames.dtype, margin=0)
     with device.lane("matched_filter") as lane:
-        filtered = lane.empty((n, *lattice), np.float32)
+        filtered = lane.empty((n, *points), np.float32)
         lane.launch(
             "matched_filter",
             "filter",
-            (n, *tiles(constants, lattice)),
+            (n, *tiles(constants, points)),
             constants["THREADS"],
             (
                 *(lane.put(frames), lane.put(taps)),
-                *(np.int32(height), np.int32(width), np.float32(pedestal), np.int32(lattice[0]), np.int32(lattice[1])),
+                *(np.int32(height), np.int32(width), np.float32(pedestal), *map(np.int32, points)),
                 filtered,
             ),
             constants,

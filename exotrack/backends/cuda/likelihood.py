@@ -9,6 +9,7 @@ from exotrack.errors import BackendError
 from exotrack.tables import F32, F64, I32, I64, Array
 
 _THREADS = 128
+_CONSTANTS = {"THREADS": _THREADS, "STEPS_PER_LOG": 16}
 _MOST_CLASSES = 6016
 """Diffusion coefficients whose totals fit into the shared memory of a block."""
 
@@ -42,7 +43,7 @@ def likelihood(
             (n_tracks, 1, 1),
             _THREADS,
             (*map(lane.put, arrays), np.int32(n_grid), rows),
-            {"ROOM": -(-n_grid // 64) * 64, "OWN_VELOCITY": int(own_velocity)},
+            {"ROOM": -(-n_grid // 64) * 64, "OWN_VELOCITY": int(own_velocity), **_CONSTANTS},
         )
         result: F32 = lane.get(rows)
         return result

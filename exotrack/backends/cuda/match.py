@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from exotrack.backends import cpu
+from exotrack.backends.cpu.match import MOST_IN_CELL, WORK_PER_SPOT
 from exotrack.backends.cuda import device
 from exotrack.tables import F64, I64, Mask
 
@@ -15,6 +16,13 @@ logger = logging.getLogger(__name__)
 
 _LINKS: Final = 16
 _THREADS: Final = 128
+_CONSTANTS: Final = {
+    "LINKS": _LINKS,
+    "GROUP": 32,
+    "THREADS": _THREADS,
+    "MOST_IN_CELL": MOST_IN_CELL,
+    "WORK_PER_SPOT": WORK_PER_SPOT,
+}
 _AT_A_TIME: Final = 2**20
 """Spots, of sources and targets, whose pairs are solved in one launch: 170 MB, 10,000 pairs of 50 each."""
 
@@ -75,6 +83,7 @@ def _match_part(
             (n_pairs, 1, 1),
             _THREADS,
             (*rows, *places, *costing, np.int64(cost_unmatched), *by_source, *by_target, cells, found, unsolved),
+            _CONSTANTS,
         )
         of_rows = lane.get(found)
         left: Mask = lane.get(unsolved) != 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from exotrack.backends.cpu.noise import ROWS
+from exotrack.backends.cpu.noise import BINS, ROWS
 from exotrack.backends.cuda import device
 from exotrack.backends.cuda.filter import PIXEL_TYPES
 from exotrack.tables import F32, F64, I64, Array
+
+_ROW_THREADS, _TILE_THREADS, _POINT_THREADS = 64, 128, 256
 
 
 def frame_levels(frames: Array, limit: float) -> F64:
@@ -25,9 +27,9 @@ def frame_levels(frames: Array, limit: float) -> F64:
             "frame_levels",
             "levels_of_rows",
             (n, 1, 1),
-            64,
+            _ROW_THREADS,
             (lane.put(looked_at), lane.put(frames[:, 0, 0]), *sizes, np.float64(limit), levels),
-            {"PIXEL": PIXEL_TYPES[frames.dtype.name]},
+            {"PIXEL": PIXEL_TYPES[frames.dtype.name], "THREADS": _ROW_THREADS},
         )
         result: F64 = lane.get(levels)
         return result
@@ -43,7 +45,8 @@ def tile_noise(filtered: F32, inverse_gain: F32, quiet: npt.NDArray[np.bool_], y
         arrays = (filtered[:, band], inverse_gain[band], quiet[:, band], ys - ys[0], xs)
         sizes = (np.int32(n), np.int32(band.stop - band.start), np.int32(width), np.int64(band.start))
         grid = (shape[1], shape[0], 1)
-        lane.launch("tile_noise", "median", grid, 128, (*map(lane.put, arrays), *sizes, tiles))
+        constants = {"BINS": BINS, "THREADS": _TILE_THREADS}
+        lane.launch("tile_noise", "median", grid, _TILE_THREADS, (*map(lane.put, arrays), *sizes, tiles), constants)
         result: F64 = lane.get(tiles)
         return result
 
@@ -56,6 +59,7 @@ def quieten(filtered: F32, limit: F32, radius: int, quiet: npt.NDArray[np.bool_]
     with device.lane("quieten") as lane:
         left = lane.put(quiet)
         sizes = (np.int64(n), np.int32(height), np.int32(width), np.int32(radius))
-        blocks = -(-filtered.size // 256)
-        lane.launch("quieten", "silence", (blocks, 1, 1), 256, (lane.put(filtered), lane.put(limit), *sizes, left))
+        arguments = (lane.put(filtered), lane.put(limit), *sizes, left)
+        grid = (-(-filtered.size // _POINT_THREADS), 1, 1)
+        lane.launch("quieten", "silence", grid, _POINT_THREADS, arguments, {"THREADS": _POINT_THREADS})
         quiet[:] = lane.get(left)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,8 +13,16 @@ from exotrack.backends.cuda.filter import PIXEL_TYPES
 from exotrack.backends.cuda.sources import Constants
 from exotrack.tables import F32, F64, I32, U16, Array
 
+reference: Any = import_module("exotrack.backends.cpu.refine")  # the module: its name in the package is the function's
 _WARPS: Final = 4
-_NEIGHBOURS: Final = 12
+_THREADS: Final = 128
+_AS_ON_THE_CPU: Final = {
+    name: getattr(reference, name)
+    for name in (
+        *("SATURATED", "EDGE", "CROWDED", "SEED_ONLY", "ITERATIONS", "NEIGHBOURS", "SETTLED", "SWEEPS", "ENOUGH"),
+        *("FAINT_2", "FAINT_4", "NARROWEST", "WIDEST"),
+    )
+}
 
 
 def refine(
@@ -49,12 +58,14 @@ def refine(
         "HALF": half,
         "FREE_WIDTH": int(free_width),
         "WARPS": _WARPS,
+        "THREADS": _THREADS,
+        **_AS_ON_THE_CPU,
     }
     with device.lane("refine") as lane:
         images = tuple(lane.put(a) for a in (frames, background, variance))
         at, seed_y, seed_x, first = (lane.put(a) for a in (frame, y, x, border))
         fitted, errors, seeds = (lane.empty((rows, n), np.float64) for rows in (6, 2, 2))
-        pixels, near, n_near = (lane.empty(length, np.int32) for length in (n, n * _NEIGHBOURS, n))
+        pixels, near, n_near = (lane.empty(length, np.int32) for length in (n, n * reference.NEIGHBOURS, n))
         values, flags = lane.empty((9, n), np.float64), lane.empty(n, np.uint16)
         sizes = (np.int64(n), np.int32(height), np.int32(width))
         model = (np.float32(sign), np.float64(sigma), np.float32(gain), np.float64(saturation))
@@ -77,8 +88,8 @@ def refine(
         lane.launch(
             "refine",
             "finish",
-            (-(-n // 128), 1, 1),
-            128,
+            (-(-n // _THREADS), 1, 1),
+            _THREADS,
             (images[2], seed_y, seed_x, *sizes, np.float64(sigma), fitted, errors, seeds, pixels, values, flags),
             constants,
         )

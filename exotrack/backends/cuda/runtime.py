@@ -140,7 +140,7 @@ class CudaRuntime:
         return int(free + self.arrays.get_default_memory_pool().free_bytes())
 
 
-_Given = tuple[tuple[str, int | str], ...]
+_Given = tuple[tuple[str, int | float | str], ...]
 
 
 @cache

@@ -16,7 +16,7 @@ _PLACES: Final = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")
 """In an installed package, and in a checkout."""
 _KERNEL: Final = re.compile(r"^KERNEL\((?P<threads>[^)]+)\)\s+(?P<name>\w+)\(", re.MULTILINE)
 
-Constants = Mapping[str, int | str]
+Constants = Mapping[str, int | float | str]
 """What a kernel is compiled for: numbers and the names of C++ types."""
 
 
