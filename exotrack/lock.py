@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exotrack.errors import InputError
+from exotrack.place import is_remote
 
 LOCK: Final = ".lock"
 """File in a result folder while a run writes into it."""
@@ -37,9 +38,7 @@ def locked(out: Path) -> Iterator[None]:
         "born": _born(os.getpid()),
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _drop_dead(lock)
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        _take(lock, mine)
     except FileExistsError:
         other = _holder(lock)
         pid, host, since = (other.get(name, "unknown") for name in ("pid", "host", "since"))
@@ -47,15 +46,35 @@ def locked(out: Path) -> Iterator[None]:
             f"{out}: another run (pid {pid} on {host}, since {since}) is writing into this folder; "
             f"wait for it, or remove {LOCK} if it is gone"
         ) from None
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{out}: cannot be written ({reason}); choose another --out") from None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(mine, stream)
         yield
     finally:
         if _holder(lock) in (mine, {}):  # not one that was made after somebody removed ours
             lock.unlink(missing_ok=True)
+
+
+def _take(lock: Path, mine: Mapping[str, Any]) -> None:
+    """Make the lock file; FileExistsError where it is there and its run may be, too."""
+    content = json.dumps(mine)
+    if is_remote(lock):
+        if _holder(lock) and not _dead(_holder(lock)):
+            raise FileExistsError
+        lock.write_bytes(content.encode())  # not every store can make a file only where there is none
+        if _holder(lock) != mine:
+            raise FileExistsError
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    _drop_dead(lock)
+    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+    except OSError:  # a full disk
+        lock.unlink(missing_ok=True)
+        raise
 
 
 def _holder(lock: Path) -> dict[str, Any]:
@@ -70,7 +89,7 @@ def _holder(lock: Path) -> dict[str, Any]:
 def _drop_dead(lock: Path) -> None:
     """Remove the lock of a run of this machine that is no longer there."""
     holder = _holder(lock)
-    if holder.get("host") != socket.gethostname() or _lives(holder):
+    if not _dead(holder):
         return
     aside = lock.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}{LOCK}")
     with suppress(FileNotFoundError):  # another run was faster, and may have taken the lock already
@@ -78,6 +97,11 @@ def _drop_dead(lock: Path) -> None:
         if _holder(aside) != holder:
             os.replace(aside, lock)
     aside.unlink(missing_ok=True)
+
+
+def _dead(holder: Mapping[str, Any]) -> bool:
+    """Whether a lock is that of a run of this machine that is no longer there."""
+    return holder.get("host") == socket.gethostname() and not _lives(holder)
 
 
 def _lives(holder: Mapping[str, Any]) -> bool:

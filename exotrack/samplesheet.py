@@ -21,6 +21,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 from exotrack.errors import InputError
 from exotrack.physics import MEDIA
+from exotrack.place import is_remote, place
 
 Role = Literal["sample", "blank", "bead", "control"]
 ROLES: Final = ("sample", "blank", "bead", "control")
@@ -125,7 +126,7 @@ def read(path: str | Path) -> SampleSheet:
         If the file cannot be read, a required column is missing, a header is repeated, there are no rows, or
         any row is wrong: all of them are listed, with line, column, value and remedy.
     """
-    path = Path(path)
+    path = place(path)
     header, lines, decimal_comma = _cells(path)
     faults: list[str] = []
     rows = [_row(path, line, dict(zip(header, cells, strict=True)), decimal_comma, faults) for line, cells in lines]
@@ -174,7 +175,8 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], bool]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: the sample sheet cannot be read ({error.strerror}); check the path") from None
+        reason = error.strerror or error
+        raise InputError(f"{path}: the sample sheet cannot be read ({reason}); check the path") from None
     text = _decode(raw)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
@@ -313,6 +315,8 @@ def _locate(folder: Path, video: str, fault: Fault) -> str:
         return ""
     if "://" in video:
         return video
+    if is_remote(folder):
+        return str(folder / video)
     path = (folder / Path(video).expanduser()).resolve()
     if not path.exists() and not (glob.has_magic(video) and glob.glob(str(path))):
         fault("video", f"not found; looked for {path}")
@@ -321,7 +325,11 @@ def _locate(folder: Path, video: str, fault: Fault) -> str:
 
 def _locate_file(folder: Path, column: str, file: str, fault: Fault) -> str:
     """Absolute path of a file that one of the columns `FILES` names."""
-    path = (folder / Path(file).expanduser()).resolve()
+    if is_remote(folder) and not Path(file).is_absolute():
+        fault(column, "cannot be read from a store; give the absolute path of a copy that all workers see")
+        return file
+    path = (Path() if is_remote(folder) else folder) / Path(file).expanduser()
+    path = path.resolve()
     if not path.is_file():
         fault(column, f"not found; looked for {path}, {FILES[column]}")
     return str(path)

@@ -20,7 +20,7 @@ from exotrack import samplesheet
 from exotrack.camera import MAPS
 from exotrack.cli import inspection
 from exotrack.errors import InputError, VideoError
-from exotrack.pipeline import plan, work
+from exotrack.pipeline import planning, work
 
 SHAPE = (64, 80)
 ROW = "video,batch,sample,pixel_size_um,fps,camera\nv.npy,B,S,0.3,30,"
@@ -404,7 +404,7 @@ def sheet_of(folder, text):
 def job_of(folder, camera="camera.npz"):
     sheet = samplesheet.read(sheet_of(folder, f"{ROW}{camera}\n"))
     (folder / "out" / "videos").mkdir(parents=True, exist_ok=True)
-    return plan.plan_videos(sheet, folder / "out", et.Protocol(), backend="cpu", force=False, block_frames=None)[0]
+    return planning.plan_videos(sheet, folder / "out", et.Protocol(), backend="cpu", force=False, block_frames=None)[0]
 
 
 def test_the_path_is_relative_to_the_sheet(folder):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -19,15 +22,14 @@ from hypothesis import strategies as st
 import exotrack as et
 from exotrack import lock, report, samplesheet, storage
 from exotrack.errors import BackendError, InputError, RunError
-from exotrack.pipeline import plan as planning
-from exotrack.pipeline import pool, provenance, schedule, work
+from exotrack.pipeline import planning, pool, provenance, schedule, work
 from exotrack.pipeline.calibrate import calibrate
 from exotrack.sizing.summary import summary_names
 from exotrack.tables import Estimate
 
 QUICK = et.Protocol.from_dict({"size": {"bootstrap": 50}})
-CSV = ("samples", "batches", "comparisons", "budget", "populations")
-BYTES_OF = ("localizations.parquet", "tracks.parquet", "particles.parquet", "frame.png", "video.json")
+CSV = ("samples", "batches", "comparisons", "budget", "populations", "videos")
+BYTES_OF = ("localizations.parquet", "tracks.parquet", "particles.parquet", "frame.png", "video.json", "complete.json")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +71,15 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_the_folder_is_complete(results, study):
     names = {p.relative_to(results.path).as_posix() for p in results.path.rglob("*") if p.is_file()}
     tables = {f"videos/v{i}/{name}" for i in range(4) for name in BYTES_OF}
-    study_files = {"run.json", "protocol.toml", "samplesheet.csv", "distributions.parquet", "report.html", "report.pdf"}
+    study_files = {
+        "run.json",
+        "complete.json",
+        "protocol.toml",
+        "samplesheet.csv",
+        "distributions.parquet",
+        "report.html",
+        "report.pdf",
+    }
     assert names == tables | study_files | {f"{name}.csv" for name in CSV}
     assert (results.path / "samplesheet.csv").read_bytes() == study.read_bytes()
     assert et.Protocol.from_toml(results.path / "protocol.toml") == QUICK
@@ -188,12 +198,42 @@ def test_columns_carry_units_and_tables_their_provenance(results):
     assert pq.read_schema(results.path / "distributions.parquet").field("density_per_nm").metadata[b"unit"] == b"1/nm"
 
 
-def test_particles_of_all_videos_together(results):
+def test_particles_of_all_videos_are_one_lazy_table(results):
     particles = results.particles()
-    assert particles.columns[0] == "video_id"
-    assert particles.groupby("video_id").size().to_dict() == {
-        f"v{i}": len(results.particles(f"v{i}")) for i in range(4)
-    }
+    frame = particles.to_pandas()
+    assert list(frame.columns[:4]) == ["video_id", "batch", "sample", "role"]
+    assert len(particles) == len(frame)
+    assert frame.groupby("video_id").size().to_dict() == {f"v{i}": len(results.particles(f"v{i}")) for i in range(4)}
+    for name, column in results.particles("v2").items():
+        np.testing.assert_array_equal(frame.loc[frame["video_id"] == "v2", name], column)
+    assert len(results.table("tracks").filter(video_id=["v0", "v1"])) == sum(
+        len(results.tracks(f"v{i}")) for i in (0, 1)
+    )
+
+
+def test_a_batch_is_read_without_opening_files_of_others(results, tmp_path):
+    shutil.copytree(results.path, tmp_path / "out")
+    for name in ("v2", "v3"):  # of B2
+        (tmp_path / "out" / "videos" / name / "particles.parquet").write_bytes(b"no table")
+    copy = et.open_results(tmp_path / "out")
+    of_batch = copy.particles(batch="B1")
+    assert set(of_batch.to_pandas(["video_id"])["video_id"]) == {"v0", "v1"}
+    assert copy.particles().dataset.count_rows(filter=pc.field("batch") == "B1") == len(of_batch)
+    with pytest.raises(InputError, match="batch = 'B9' is not in this study; known: B1, B2"):
+        copy.particles(batch="B9")
+    with pytest.raises(InputError, match="filter by one of video_id, batch, sample, role"):
+        copy.particles().filter(donor="D1")
+    with pytest.raises(InputError, match="table 'spots' is unknown"):
+        copy.table("spots")
+
+
+def test_duckdb_reads_the_study_as_one_table(results):
+    particles = results.particles().dataset  # noqa: F841  # the query names it
+    counted = dict(duckdb.sql("select batch, count(*) from particles group by batch").fetchall())
+    files = f"{results.path}/videos/*/particles.parquet"
+    counted_in_files = duckdb.sql(f"select count(*) from read_parquet('{files}')").fetchall()[0][0]
+    assert counted == {batch: len(results.particles(batch=batch)) for batch in ("B1", "B2")}
+    assert counted_in_files == sum(counted.values())
 
 
 # What may not change a result ----------------------------------------------------------------------------------------

@@ -278,6 +278,11 @@ def test_what_is_moved_beyond_the_grid_stays_in_its_outermost_classes():
     assert moved[1, -1] == pytest.approx(1.0)
 
 
+def test_no_share_is_negative_by_rounding():
+    drawn = np.random.default_rng(1).dirichlet(np.full(len(GRID), 0.05), 2000)
+    assert widened(drawn[0], drawn, GRID, 1.7).min() >= 0.0
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_interval_of_a_handful_of_particles_is_as_wide_as_their_tracks_are_uncertain(n):
     """60 samples of n tracks of 30 steps: 50 or more hold in 99 of 100 runs at a coverage of 0.92."""

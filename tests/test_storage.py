@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from exotrack import lock, storage
 from exotrack.errors import InputError
+from exotrack.storage import files
 from exotrack.tables import LinkSummary, Localizations, Particles, Tracks
 
 
@@ -31,18 +33,27 @@ def localizations(n: int) -> Localizations:
 def folder_of_one_video(out: Path) -> None:
     storage.begin(out, {"v1"}, {"exotrack": "0"})
     tables = {"localizations": localizations(7), "tracks": Tracks.empty(), "particles": Particles.empty()}
-    with storage.replacing_folder(out / "videos" / "v1") as folder:
+    with storage.replacing_folder(out / "videos" / "v1", {"key": "k"}) as folder:
         for name, table in tables.items():
             storage.write_table(folder / f"{name}.parquet", table, {})
         storage.write_json(
             folder / "video.json",
             {"video_id": "v1", "batch": "B", "sample": "S", "sheet": {"donor": "7"}, "counts": {"tracks": 0}},
         )
+    row = {"video_id": "v1", "batch": "B", "sample": "S", "role": "sample", "donor": "7", "tracks": 0, "quality": ""}
+    storage.write_csv(out / "videos.csv", pd.DataFrame([row]))
     inputs = {"v1": {"video": "v1.avi"}, "v2": {"video": "v2.avi"}}
     failures = {"v2": {"video": "v2.avi", "reason": "it is truncated"}}
     storage.write_json(
         out / "run.json", {"exotrack": "0", "finished_utc": "2026-01-01", "inputs": inputs, "failures": failures}
     )
+
+
+def folder_without_rows(place: Path, record: dict) -> None:
+    with storage.replacing_folder(place, {}) as folder:
+        for name, kind in storage.VIDEO_TABLES.items():
+            storage.write_table(folder / f"{name}.parquet", kind.empty(), {})
+        storage.write_json(folder / "video.json", record)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -57,15 +68,15 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_an_interrupted_folder_leaves_the_old_folder_and_no_other(tmp_path):
     target = tmp_path / "v1"
-    with storage.replacing_folder(target) as folder:
+    with storage.replacing_folder(target, {}) as folder:
         (folder / "a").write_text("old")
-    with suppress(KeyboardInterrupt), storage.replacing_folder(target) as folder:
+    with suppress(KeyboardInterrupt), storage.replacing_folder(target, {}) as folder:
         (folder / "a").write_text("new")
         raise KeyboardInterrupt
     assert (target / "a").read_text() == "old"
-    with storage.replacing_folder(target) as folder:
+    with storage.replacing_folder(target, {}) as folder:
         (folder / "b").write_text("new")
-    assert [p.name for p in target.iterdir()] == ["b"]
+    assert sorted(p.name for p in target.iterdir()) == ["b", "complete.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["v1"]
 
 
@@ -165,7 +176,7 @@ def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
     )
 )
 def test_json_is_strict_whatever_the_values(value):
-    plain = storage._plain({"value": value})
+    plain = files.plain({"value": value})
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text) == plain
 
@@ -207,7 +218,7 @@ def test_results_read_back(tmp_path):
     results = storage.open_results(out)
     assert len(results.localizations("v1")) == 7
     assert results.videos.loc[0, ["video_id", "donor", "tracks"]].tolist() == ["v1", "7", 0]
-    assert "video_id" in results.particles()
+    assert list(results.particles().to_pandas()["video_id"]) == []
     assert results.failures["v2"]["reason"] == "it is truncated"
     with pytest.raises(InputError, match="'v2' failed: it is truncated"):
         results.tracks("v2")
@@ -225,12 +236,23 @@ def test_an_unfinished_run_says_how_to_resume(tmp_path):
 def test_an_incomplete_video_is_not_taken_for_done(tmp_path):
     folder_of_one_video(tmp_path)
     folder = tmp_path / "videos" / "v1"
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert storage.read_record(folder) is not None
-    (folder / "video.json").write_text("{")
-    assert storage.read_record(folder) is None
-    storage.write_json(folder / "video.json", {})
-    (folder / "tracks.parquet").unlink()
-    assert storage.read_record(folder) is None
+    for name, content in whole.items():
+        (folder / name).write_bytes(content[:-2])
+        assert storage.read_record(folder) is None, name
+        (folder / name).unlink()
+        assert storage.read_record(folder) is None, name
+        (folder / name).write_bytes(content)
+    assert storage.read_record(folder) is not None
+
+
+def test_a_new_record_leaves_a_complete_folder(tmp_path):
+    folder_of_one_video(tmp_path)
+    folder = tmp_path / "videos" / "v1"
+    storage.update_record(folder, {**(storage.read_record(folder) or {}), "batch": "Lot 7"})
+    assert storage.read_record(folder)["batch"] == "Lot 7"
+    assert storage.completion(folder)["key"] == "k"
 
 
 def test_results_of_other_videos_stay_unless_forced(tmp_path):
@@ -266,12 +288,8 @@ def test_tracks_read_back_with_what_linking_found_out(tmp_path, flow, n_steps):
         shear_px=0.3,
         n_shrunk=0,
     )
-    folder = tmp_path / "v1"
-    folder.mkdir()
-    for name, kind in storage.VIDEO_TABLES.items():
-        storage.write_table(folder / f"{name}.parquet", kind.empty(), {})
-    storage.write_json(folder / "video.json", {"linking": {**dataclasses.asdict(linking), "flow_y_px_mean": 0.0}})
-    back = storage.read_tracks(folder).linking
+    folder_without_rows(tmp_path / "v1", {"linking": {**dataclasses.asdict(linking), "flow_y_px_mean": 0.0}})
+    back = storage.read_tracks(tmp_path / "v1").linking
     for name, value in vars(linking).items():
         np.testing.assert_array_equal(getattr(back, name), value)
         assert np.shape(getattr(back, name)) == np.shape(value)
@@ -279,8 +297,6 @@ def test_tracks_read_back_with_what_linking_found_out(tmp_path, flow, n_steps):
 
 @pytest.mark.parametrize("record", [{}, {"linking": None}, {"linking": {"n_links": 0}}])
 def test_tracks_of_an_older_version_are_refused_with_a_remedy(tmp_path, record):
-    for name, kind in storage.VIDEO_TABLES.items():
-        storage.write_table(tmp_path / f"{name}.parquet", kind.empty(), {})
-    storage.write_json(tmp_path / "video.json", record)
+    folder_without_rows(tmp_path / "v1", record)
     with pytest.raises(InputError, match=r"video\.json: what linking found.*run the study again with --force"):
-        storage.read_tracks(tmp_path)
+        storage.read_tracks(tmp_path / "v1")

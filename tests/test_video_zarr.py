@@ -13,11 +13,13 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from exotrack.errors import InputError, VideoError
 from exotrack.video import convert, open_video
 
 convert_module = importlib.import_module("exotrack.video.convert")
+omezarr_module = importlib.import_module("exotrack.video.omezarr")
 
 
 def noise(t=10, h=47, w=65, dtype=np.uint8, seed=0):
@@ -95,6 +97,64 @@ def test_one_frame(tmp_path):
     video = open_video(write_image(tmp_path / "v.zarr", frames, TYX))
     assert len(video) == 1
     np.testing.assert_array_equal(video.read(0, 1), frames)
+
+
+@pytest.mark.parametrize("dtype", [">u2", "<u2"])
+def test_decoded_in_place_as_frame_by_frame(tmp_path, dtype):
+    # One block is decoded straight into the result, small ones go through runs; either byte order, planes of 5 axes.
+    frames = noise(t=11, dtype=np.uint16)
+    both = np.stack([frames, noise(t=11, dtype=np.uint16, seed=1)], axis=1)[:, :, None]
+    path = write_image(tmp_path / "v.zarr", both.astype(dtype), [axis(name) for name in "tczyx"], version="0.4")
+    video = open_video(path, channel=0)
+    assert video.read(0, 11).dtype == np.uint16
+    for start, stop in ((0, 11), (1, 10), (3, 4), (4, 8), (5, 5)):
+        np.testing.assert_array_equal(video.read(start, stop), frames[start:stop])
+        small = [block for _, block in video.blocks(3, start, stop)]
+        np.testing.assert_array_equal(np.concatenate([*small, frames[:0]]), frames[start:stop])
+
+
+@pytest.mark.parametrize(("shard", "run_bytes", "run"), [(8, 10, 8), (8, 16, 16), (8, 6, 4), (8, 1, 4), (None, 9, 8)])
+def test_runs_are_whole_shards_or_chunks(tmp_path, monkeypatch, shard, run_bytes, run):
+    monkeypatch.setattr(omezarr_module, "_RUN_BYTES", run_bytes * 47 * 65)
+    frames = noise(t=37)
+    path = write_image(tmp_path / "v.zarr", frames, TYX)
+    shards = None if shard is None else (shard, 47, 65)
+    zarr.open_group(str(path)).create_array("s0", data=frames, chunks=(4, 47, 65), shards=shards, overwrite=True)
+    video = open_video(path)
+    assert video.source.run == run
+    for size in (1, 5, 8, 16, 30, 37):
+        parts = list(video.blocks(size, 2, 35))
+        assert [first for first, _ in parts] == list(range(2, 35, size))
+        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), frames[2:35])
+
+
+def test_a_missing_chunk_of_a_foreign_image_is_its_fill_value(tmp_path):
+    frames = noise(t=12)
+    path = write_image(tmp_path / "v.zarr", frames, TYX)
+    (path / "s0" / "c" / "1" / "0" / "0").unlink()
+    frames[4:8] = 0
+    np.testing.assert_array_equal(open_video(path).read(0, 12), frames)
+
+
+def test_stores_of_earlier_versions(tmp_path):
+    # Zstandard level 3 on bit planes, as `convert` wrote at first.
+    frames = noise(t=37, dtype=np.uint16)
+    path = write_image(tmp_path / "v.zarr", frames, TYX)
+    zarr.open_group(str(path)).create_array(
+        "s0",
+        data=frames,
+        chunks=(16, 47, 65),
+        shards=(48, 47, 65),
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=2), Crc32cCodec()],
+        overwrite=True,
+    )
+    np.testing.assert_array_equal(open_video(path).read(0, 37), frames)
+    shard = path / "s0" / "c" / "0" / "0" / "0"
+    damaged = bytearray(shard.read_bytes())
+    damaged[200] ^= 0x10
+    shard.write_bytes(damaged)
+    with pytest.raises(VideoError, match="checksum"):
+        open_video(path).read(0, 37)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -179,7 +239,7 @@ def test_converted_store_is_what_it_says(tmp_path):
     assert [c["name"] for c in sharding["configuration"]["codecs"]] == ["bytes", "blosc", "crc32c"]
     assert "crc32c" in [c["name"] for c in sharding["configuration"]["index_codecs"]]
     blosc = sharding["configuration"]["codecs"][1]["configuration"]
-    assert (blosc["cname"], blosc["shuffle"]) == ("zstd", "bitshuffle")
+    assert (blosc["cname"], blosc["clevel"], blosc["shuffle"]) == ("zstd", 1, "shuffle")
     entry = root.attrs["exotrack"]["metadata"]["pixel_size_um"]
     assert entry == {"value": 0.166, "origin": "argument"}
 
@@ -204,6 +264,8 @@ def test_conversion_over_several_shards(tmp_path, monkeypatch):
     shard.write_bytes(damaged)
     with pytest.raises(VideoError, match=r"v\.zarr: cannot be read .*checksum"):
         list(open_video(tmp_path / "v.zarr").blocks(10))
+    with pytest.raises(VideoError, match=r"v\.zarr: cannot be read .*checksum"):
+        open_video(tmp_path / "v.zarr").read(0, 75)
     shard.unlink()
     with pytest.raises(VideoError, match="1 of its 3 shards are missing, the first is 1"):
         open_video(tmp_path / "v.zarr")

@@ -30,14 +30,19 @@ def resolve(name: str) -> str:
     BackendError
         For an unknown name, and for "cuda" where it cannot run; the message says why. "auto" never raises.
     """
-    if name not in NAMES:
-        raise BackendError(f"backend {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    check_name(name)
     if name == "cpu":
         return name
     reason = why_no_cuda()
     if name == "cuda" and reason is not None:
         raise BackendError(f"backend 'cuda' cannot run here: {reason}; use --backend cpu or auto")
     return "cpu" if reason is not None else "cuda"
+
+
+def check_name(name: str) -> None:
+    """Raise BackendError unless this is "auto", "cpu" or "cuda"."""
+    if name not in NAMES:
+        raise BackendError(f"backend {name!r} is unknown; choose one of {', '.join(NAMES)}")
 
 
 def load(name: str) -> Backend:

@@ -113,7 +113,12 @@ def calibrate(
     size = operations.block_frames(math.prod(source.shape[1:]) * source.dtype.itemsize, 1)
     _, frames = next(_window_frames(source, [first], size, operations))
     usable = _usable(frames, saturation_level(source.dtype, _bit_depth(source)), operations, size)
-    return _learn(frames[usable], source, protocol, operations, camera)
+    return _learn(_kept(frames, usable), source, protocol, operations, camera)
+
+
+def _kept(frames: Array, usable: Array) -> Array:
+    """The usable frames; not copied where all are."""
+    return frames if usable.all() else frames[usable]
 
 
 def _learn(
@@ -240,7 +245,8 @@ def localize(
     parts = _window_frames(source, wanted, size, operations)
     if model is None:
         first, frames = next(parts)
-        model = _learn(frames[_usable(frames, limit, operations, size)], source, protocol, operations, camera)
+        usable = _usable(frames, limit, operations, size)
+        model = _learn(_kept(frames, usable), source, protocol, operations, camera)
         parts = chain([(first, frames)], parts)
         del frames
     with ExitStack() as stack:

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 
 from exotrack import backends, samplesheet, storage
 from exotrack.errors import ExotrackError, InputError, RunError
 from exotrack.lock import locked
 from exotrack.pipeline import pool, work
-from exotrack.pipeline.plan import Job, plan_videos
-from exotrack.pipeline.provenance import device, software
-from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch, connect
+from exotrack.pipeline.planning import Job, plan_videos
+from exotrack.pipeline.provenance import code_sha256, software
+from exotrack.pipeline.schedule import Cluster, Progress, Resolved, Task, Threads, Watch, WorkerLost, connect
+from exotrack.place import is_remote, place
 from exotrack.protocol import Protocol
 from exotrack.storage import Results, open_results
 
@@ -87,111 +88,204 @@ def run(
         After work began: the results of the videos could not be pooled, or the report not be written.
     """
     started = datetime.now(UTC)
-    out, protocol = Path(out).resolve(), protocol or Protocol()
-    name = backends.resolve(backend)
+    out, protocol = _absolute(place(out)), protocol or Protocol()
+    backends.check_name(backend)
     study = samplesheet.read(sheet)
-    if block_frames is not None and block_frames < 1:
-        raise InputError(f"block_frames = {block_frames}: must be 1 or more")
-    jobs = plan_videos(study, out, protocol, backend=name, force=force, block_frames=block_frames)
+    _check_block(block_frames)
     known = {row.video_id for row in study}
     storage.check(out, known, force=force)  # a lock has no business in a folder that is not ours
-    with connect(scheduler, workers) as engine, locked(out):
-        storage.check(out, known, force=force)  # another run may have written meanwhile
-        storage.begin(out, known, {**software(), "started_utc": _stamp(started)})
-        storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
-        storage.write_bytes(out / "samplesheet.csv", study.path.read_bytes())
-        try:
-            _work(jobs, out, protocol, name, engine, progress, started)
+    earlier = storage.read_json(out / "run.json") or {}
+    before = {name: entry for name, entry in earlier.get("inputs", {}).items() if name in known}
+    with connect(scheduler, workers) as engine:
+        found = engine.resolve(backend)
+        jobs = plan_videos(
+            study,
+            out,
+            protocol,
+            backend=found.backend,
+            force=force,
+            block_frames=block_frames,
+            versions=found.libraries,
+            earlier=before,
+        )
+        if _nothing_to_do(out, jobs, earlier, protocol):
+            logger.info("nothing to do: the results of all %d videos hold", len(jobs))
             return open_results(out)
-        except ExotrackError as error:
-            raise RunError(str(error)) from error
-        except OSError as error:  # a full disk, a lost share
-            raise RunError(
-                f"{error.filename or out}: {error.strerror or error}; what is finished is kept: remove the cause and "
-                "run the same command again"
-            ) from error
+        with locked(out):
+            storage.check(out, known, force=force)  # another run may have written meanwhile
+            storage.begin(out, known, {**software(), "started_utc": _stamp(started), "inputs": before})
+            try:
+                storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
+                storage.write_bytes(out / "samplesheet.csv", place(sheet).read_bytes())
+                _work(jobs, out, protocol, found, engine, progress, started)
+                return open_results(out)
+            except ExotrackError as error:
+                raise RunError(str(error)) from error
+            except OSError as error:
+                raise RunError(work.cannot_write(error, out)) from error
+
+
+def plan(
+    sheet: str | Path,
+    out: str | Path,
+    protocol: Protocol | None = None,
+    *,
+    backend: str = "auto",
+    force: bool = False,
+    block_frames: int | None = None,
+) -> list[Job]:
+    """What `run` would do with the same arguments: the headers are read, nothing is computed, nothing is written.
+
+    Raises
+    ------
+    InputError, BackendError
+        As `run`.
+    """
+    out, protocol = _absolute(place(out)), protocol or Protocol()
+    study = samplesheet.read(sheet)
+    _check_block(block_frames)
+    storage.check(out, {row.video_id for row in study}, force=force)
+    earlier = (storage.read_json(out / "run.json") or {}).get("inputs", {})
+    name = backends.resolve(backend)
+    return plan_videos(study, out, protocol, backend=name, force=force, block_frames=block_frames, earlier=earlier)
+
+
+def _absolute(out: Path) -> Path:
+    return out if is_remote(out) else out.resolve()
+
+
+def _check_block(block_frames: int | None) -> None:
+    if block_frames is not None and block_frames < 1:
+        raise InputError(f"block_frames = {block_frames}: must be 1 or more")
+
+
+def _nothing_to_do(out: Path, jobs: Sequence[Job], earlier: Mapping[str, Any], protocol: Protocol) -> bool:
+    """Whether a finished folder holds just what would be made."""
+    if not earlier.get("finished_utc") or any(job.kept is None for job in jobs):
+        return False
+    done = storage.completion(out)
+    keys = {job.row.video_id: job.kept["key"] for job in jobs if job.kept is not None}
+    written = all((out / name).exists() for name in ("report.html", "report.pdf", "protocol.toml", "samplesheet.csv"))
+    return written and done is not None and done.get("key") == pool.key(jobs, keys, {}, protocol)
 
 
 def _work(
     jobs: Sequence[Job],
     out: Path,
     protocol: Protocol,
-    backend: str,
+    found: Resolved,
     engine: Threads | Cluster,
     progress: Progress | None,
     started: datetime,
 ) -> None:
     """Everything between the preparation of the result folder and its last file."""
-    logger.info("%d videos, backend %s, %s", len(jobs), backend, engine.words)
+    logger.info("%d videos, backend %s, %s", len(jobs), found.backend, engine.words)
     outcomes = _videos(jobs, engine, progress)
     seconds = _total(outcomes)
-    failures = _file_failures(jobs, outcomes)
+    failures = _failures(jobs, outcomes)
     with work.timed(seconds, "pool"):
-        pool.write(out, jobs, failures, protocol, backend, engine, progress)
+        pool.write(out, jobs, failures, protocol, found.backend, engine, progress)
     record = {
         **software(),
-        "backend": backend,
-        "device": device(backend),
+        "backend": found.backend,
+        "device": found.device,
         "scheduler": engine.words,
         "started_utc": _stamp(started),
         "finished_utc": _stamp(datetime.now(UTC)),
         "protocol_sha256": protocol.sha256,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "inputs": {
-            job.row.video_id: {"video": job.row.video, "sha256": outcome.sha256, "bytes": outcome.size_bytes}
-            for job, outcome in zip(jobs, outcomes, strict=True)
-        },
+        "inputs": {job.row.video_id: _input(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)},
         "failures": failures,
     }
     storage.write_json(out / "run.json", record)
     from exotrack import report  # plotting libraries have no business on the workers, which import this module too
 
     report.write(out)
+    keys = {job.row.video_id: o.key for job, o in zip(jobs, outcomes, strict=True) if isinstance(o, work.Done)}
+    decided = {"key": pool.key(jobs, keys, failures, protocol), "protocol_sha256": protocol.sha256}
+    storage.complete(out, {**decided, "exotrack": record["exotrack"], "code_sha256": code_sha256()}, pool.TABLES)
+
+
+def _input(job: Job, outcome: work.Done | work.Failed) -> dict[str, Any]:
+    """What run.json says of an input."""
+    entry = {"video": job.row.video, "sha256": outcome.sha256, "bytes": outcome.size_bytes}
+    if isinstance(outcome, work.Done):
+        entry |= {"key": outcome.key, "seen": job.seen}
+    return entry
 
 
 def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress | None) -> list[work.Done | work.Failed]:
-    """Analyse all videos; outcomes in the order of the jobs."""
-    total, done = sum(job.n_frames for job in jobs), 0
-
-    def advance(frames: int) -> None:
-        nonlocal done
-        done += frames
-        if progress is not None:
-            progress("frames", done, total)
-
-    watch = Watch(advance)
+    """Analyse all videos that are not kept; outcomes in the order of the jobs."""
+    outcomes: dict[str, work.Done | work.Failed] = {
+        job.row.video_id: work.Done(job.kept["sha256"], job.kept["bytes"], job.kept["key"], {})
+        for job in jobs
+        if job.kept is not None
+    }
+    left = {job.row.video_id: job for job in jobs if job.kept is None}
+    if outcomes:
+        logger.info("%d videos are kept from an earlier run", len(outcomes))
+    report = _Progress(jobs, len(outcomes), progress)
+    watch = Watch(report.frames)
     count = watch if engine.in_process else None
-    outcomes = engine.compute([_task(job, count, engine.token) for job in jobs], watch)
-    return [
-        work.Failed(f"its worker was lost: {outcome}", "", None, None) if isinstance(outcome, Exception) else outcome
-        for outcome in outcomes
-    ]
-
-
-def _task(job: Job, watch: Watch | None, token: str) -> Task:
-    """The graph of one video: begin, its parts side by side, finish."""
-    name = f"{token}-{job.row.video_id}"
-    begun = delayed(partial(work.begin, job), pure=False)(dask_key_name=f"begin-{name}")
-    found = [
-        delayed(partial(work.find, job, part=part, count=watch), pure=False)(
-            begun, dask_key_name=f"localize-{name}-{part[0]}"
-        )
-        for part in job.parts
-    ]
-    finish = delayed(partial(work.finish, job), pure=False)
-    return finish(begun, *found, dask_key_name=f"finish-{name}"), job.n_frames
-
-
-def _file_failures(jobs: Sequence[Job], outcomes: Sequence[work.Done | work.Failed]) -> dict[str, dict[str, str]]:
-    """Videos that failed, each with its reason; the traceback goes into the video's folder."""
-    failures = {}
-    for job, outcome in zip(jobs, outcomes, strict=True):
+    for task, outcome in engine.run((_task(job, count) for job in left.values()), watch):
+        if isinstance(outcome, WorkerLost):
+            outcome = work.Failed(f"{left[task.name].row.video}: {outcome}; look for damage", "", None, None)
         if isinstance(outcome, work.Failed):
-            failures[job.row.video_id] = {"video": job.row.video, "reason": outcome.reason}
-            logger.warning("%s failed: %s", job.row.video_id, outcome.reason)
-            with storage.replacing_folder(job.folder) as folder:
+            logger.warning("%s failed: %s", task.name, outcome.reason)
+            with storage.replacing_folder(left[task.name].folder, {"key": None}) as folder:
                 (folder / "error.txt").write_text(f"{outcome.reason}\n\n{outcome.trace}", encoding="utf-8")
-    return failures
+        outcomes[task.name] = outcome
+        report.video()
+    return [outcomes[job.row.video_id] for job in jobs]
+
+
+class _Progress:
+    """Tells of frames, of the megabytes that they hold, and of videos."""
+
+    def __init__(self, jobs: Sequence[Job], kept: int, progress: Progress | None) -> None:
+        self._progress = progress
+        self._n_frames, self._n_videos = sum(job.n_frames for job in jobs), len(jobs)
+        self._per_frame = sum(job.n_bytes for job in jobs) / max(self._n_frames, 1) / 1e6
+        self._frames, self._videos = 0, kept
+
+    def frames(self, number: int) -> None:
+        self._frames += number
+        if self._progress is not None:
+            self._progress("frames", self._frames, self._n_frames)
+            done, total = (round(n * self._per_frame) for n in (self._frames, self._n_frames))
+            self._progress("MB", done, total)
+
+    def video(self) -> None:
+        self._videos += 1
+        if self._progress is not None:
+            self._progress("videos", self._videos, self._n_videos)
+
+
+def _task(job: Job, watch: Watch | None) -> Task:
+    """The graph of one video: begin, its parts side by side, finish."""
+
+    def build(token: str) -> Delayed:
+        name = f"{token}-{job.row.video_id}"
+        begun = delayed(partial(work.begin, job), pure=False)(dask_key_name=f"begin-{name}")
+        found = [
+            delayed(partial(work.find, job, part=part, count=watch), pure=False)(
+                begun, dask_key_name=f"localize-{name}-{part[0]}"
+            )
+            for part in job.parts
+        ]
+        finish = delayed(partial(work.finish, job), pure=False)
+        return finish(begun, *found, dask_key_name=f"finish-{name}")
+
+    return Task(job.row.video_id, build, job.n_frames)
+
+
+def _failures(jobs: Sequence[Job], outcomes: Sequence[work.Done | work.Failed]) -> dict[str, dict[str, str]]:
+    """Videos that failed, each with its reason."""
+    return {
+        job.row.video_id: {"video": job.row.video, "reason": outcome.reason}
+        for job, outcome in zip(jobs, outcomes, strict=True)
+        if isinstance(outcome, work.Failed)
+    }
 
 
 def _total(outcomes: Sequence[work.Done | work.Failed]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from exotrack.crosscheck import Dls
-from exotrack.pipeline.plan import Job
+from exotrack.pipeline.planning import Job
 from exotrack.sizing.budget import COVERAGE_FACTOR, combined
 from exotrack.sizing.concentration import Concentration
 from exotrack.sizing.crowding import MISLINK_MOST
 from exotrack.sizing.summary import summary_names
+from exotrack.storage.results import COUNTED
 from exotrack.tables import Estimate, SizeDistribution
 
 VIDEOS_ADVISED: Final = 3
@@ -30,6 +31,8 @@ FLUX_APART: Final = 1.25
 NOTHING: Final = Estimate(np.nan, np.nan, np.nan)
 COUNTS: Final = ("n_videos", "n_failed", "n_particles", "n_tracks", "weighting")
 """Columns of samples.csv and batches.csv between the names and the numbers."""
+VIDEO: Final = ("video_id", "video", "batch", "sample", "role")
+"""First columns of videos.csv."""
 FURTHER: Final = (
     *("concentration_per_ml", "concentration_gross_per_ml", "blank_per_ml", "concentration_flux_per_ml"),
     *("dls_z_average_nm", "dls_pdi"),
@@ -78,6 +81,20 @@ def frame(results: Sequence[Result], names: Sequence[str], edges_nm: Sequence[fl
     numbers = (*summary_names(edges_nm), *FURTHER)
     with_ends = [f"{name}{end}" for name in numbers for end in ENDS]
     return pd.DataFrame([_row(*r) for r in results], columns=[*names, *COUNTS, *with_ends, *PLAIN, "quality"])
+
+
+def video_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Row of videos.csv: what the sheet says of a video, its counts, and the codes of its quality flags."""
+    known = {name: record.get(name) for name in VIDEO}
+    carried = {name: cell for name, cell in record.get("sheet", {}).items() if name not in known}
+    flags = "; ".join(flag["code"] for flag in record.get("quality", []))
+    return {**known, **carried, **record.get("counts", {}), "quality": flags}
+
+
+def videos(rows: Sequence[Mapping[str, Any]], jobs: Sequence[Job]) -> pd.DataFrame:
+    """videos.csv: one row per finished video, in the order of the sheet."""
+    carried = [name for name in (jobs[0].row.columns if jobs else ()) if name not in VIDEO]
+    return pd.DataFrame(rows, columns=[*VIDEO, *carried, *COUNTED, "quality"])
 
 
 def columns(name: str, estimate: Estimate) -> dict[str, float]:

@@ -6,30 +6,50 @@ likelihood rows of one batch are in memory at a time.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 
 from exotrack import storage
 from exotrack.crosscheck import Dls, dls
+from exotrack.errors import RunError
 from exotrack.heterogeneity import Comparison, compare
 from exotrack.pipeline import outcome
 from exotrack.pipeline.checks import detection_from
 from exotrack.pipeline.outcome import NOTHING, Group, Pooled, columns
-from exotrack.pipeline.plan import Job
+from exotrack.pipeline.planning import Job
+from exotrack.pipeline.provenance import code_sha256
 from exotrack.pipeline.schedule import Cluster, Progress, Task, Threads, Watch
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, concentration, pool, track_rows
 from exotrack.sizing.summary import class_edges
 from exotrack.tables import Estimate, SizeDistribution
+
+TABLES: Final = (
+    *("distributions.parquet", "samples.csv", "batches.csv", "budget.csv", "populations.csv", "comparisons.csv"),
+    "videos.csv",
+)
+"""Files that `write` makes, in the result folder itself."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What pooling needs of a finished video."""
+
+    rows: TrackRows
+    listed: Mapping[str, Any]
+    """Its row of videos.csv."""
 
 
 def groups(jobs: Sequence[Job], failures: Mapping[str, Any]) -> list[Group]:
@@ -37,34 +57,51 @@ def groups(jobs: Sequence[Job], failures: Mapping[str, Any]) -> list[Group]:
 
     Beads, blanks and controls are groups of their own videos only: they belong to no sample's or batch's result.
     """
+    done = {job.row.video_id for job in jobs} - set(failures)
     videos = [
         Group("video", job.row.batch, job.row.sample, job.row.video_id, (job,), 0)
         for job in jobs
-        if job.row.video_id not in failures
+        if job.row.video_id in done
     ]
-    members = [job for job in jobs if job.row.role == "sample"]
-    samples = dict.fromkeys((job.row.batch, job.row.sample) for job in members)
-    batches = dict.fromkeys(job.row.batch for job in members)
+    samples: dict[tuple[str, str], list[Job]] = {}
+    batches: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if job.row.role == "sample":
+            samples.setdefault((job.row.batch, job.row.sample), []).append(job)
+            batches.setdefault((job.row.batch, ""), []).append(job)
 
-    def group(level: str, batch: str, sample: str, name: str) -> Group:
-        mine = [job for job in members if job.row.batch == batch and sample in ("", job.row.sample)]
-        done = tuple(job for job in mine if job.row.video_id not in failures)
-        return Group(level, batch, sample, name, done, len(mine) - len(done))
+    def group(level: str, batch: str, sample: str, mine: Sequence[Job]) -> Group:
+        analysed = tuple(job for job in mine if job.row.video_id in done)
+        name = f"{batch}/{sample}" if level == "sample" else batch
+        return Group(level, batch, sample, name, analysed, len(mine) - len(analysed))
 
     return [
         *videos,
-        *(group("sample", batch, sample, f"{batch}/{sample}") for batch, sample in samples),
-        *(group("batch", batch, "", batch) for batch in batches),
+        *(group("sample", *name, mine) for name, mine in samples.items()),
+        *(group("batch", *name, mine) for name, mine in batches.items()),
     ]
 
 
 def _blanks(jobs: Sequence[Job], failures: Mapping[str, Any]) -> dict[str, list[Job]]:
     """The blanks of each batch: its own, or else those of batches without samples, which serve all."""
-    blanks = [job for job in jobs if job.row.role == "blank" and job.row.video_id not in failures]
-    with_samples = {job.row.batch for job in jobs if job.row.role == "sample"}
-    shared = [job for job in blanks if job.row.batch not in with_samples]
-    own = {batch: [job for job in blanks if job.row.batch == batch] for batch in with_samples}
+    with_samples = dict.fromkeys(job.row.batch for job in jobs if job.row.role == "sample")
+    own: dict[str, list[Job]] = {batch: [] for batch in with_samples}
+    shared: list[Job] = []
+    for job in jobs:
+        if job.row.role == "blank" and job.row.video_id not in failures:
+            own.get(job.row.batch, shared).append(job)
     return {batch: mine or shared for batch, mine in own.items()}
+
+
+def key(jobs: Sequence[Job], keys: Mapping[str, str], failures: Mapping[str, Any], protocol: Protocol) -> str:
+    """Hash of all that decides the pooled results: equal keys, equal results."""
+    said = {
+        "videos": [(asdict(job.row), keys.get(job.row.video_id)) for job in jobs],
+        "failures": failures,
+        "protocol": protocol.sha256,
+        "code": code_sha256(),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write(
@@ -76,31 +113,34 @@ def write(
     engine: Threads | Cluster,
     progress: Progress | None,
 ) -> None:
-    """Write distributions.parquet, samples.csv, batches.csv, budget.csv, populations.csv and comparisons.csv."""
+    """Write the files `TABLES`: what videos, samples and batches show, and how batches differ."""
     everything, blanks = groups(jobs, failures), _blanks(jobs, failures)
+    of_batch: dict[str, list[Group]] = {}
+    for group in everything:
+        of_batch.setdefault(group.batch, []).append(group)
     found: dict[tuple[str, str], Pooled] = {}
-    names = list(dict.fromkeys(group.batch for group in everything))
-    for done, batch in enumerate(names, start=1):
-        mine = [group for group in everything if group.batch == batch]
-        tasks = _tasks(mine, blanks.get(batch, []), protocol, backend, engine.token)
-        of_members = dict(zip(tasks, engine.compute(list(tasks.values()), Watch(None)), strict=True))
-        for group in mine:
-            pooled = of_members[_members(group)]
-            if isinstance(pooled, Exception):
-                raise pooled
-            found[group.level, group.name] = pooled
+    listed: dict[str, Mapping[str, Any]] = {}
+    tasks = (_task(batch, mine, blanks.get(batch, []), protocol, backend) for batch, mine in of_batch.items())
+    for done, (task, result) in enumerate(engine.run(tasks, Watch(None)), start=1):
+        if isinstance(result, Exception):
+            raise RunError(f"{task.name}: {result}")
+        pooled, rows = result
+        found.update(pooled)
+        listed.update(rows)
         if progress is not None:
-            progress("batches", done, len(names))
+            progress("batches", done, len(of_batch))
     results = [(group, found[group.level, group.name]) for group in everything]
     batches = [(group, pooled) for group, pooled in results if group.level == "batch"]
     samples = [(group, pooled) for group, pooled in results if group.level == "sample"]
     edges = protocol.size.class_edges_nm
+    videos = [listed[job.row.video_id] for job in jobs if job.row.video_id in listed]
     storage.write_parquet(out / "distributions.parquet", _distributions(results), {"protocol_sha256": protocol.sha256})
     storage.write_csv(out / "samples.csv", outcome.frame(samples, ("batch", "sample"), edges))
     storage.write_csv(out / "batches.csv", outcome.frame(batches, ("batch",), edges))
     storage.write_csv(out / "budget.csv", outcome.budgets([*samples, *batches]))
     storage.write_csv(out / "populations.csv", outcome.populations([*samples, *batches]))
     storage.write_csv(out / "comparisons.csv", _comparisons(batches))
+    storage.write_csv(out / "videos.csv", outcome.videos(videos, jobs))
 
 
 def _members(group: Group) -> tuple[str, ...]:
@@ -108,50 +148,69 @@ def _members(group: Group) -> tuple[str, ...]:
     return tuple(job.row.video_id for job in group.jobs)
 
 
-def _tasks(
-    mine: Sequence[Group], blanks: Sequence[Job], protocol: Protocol, backend: str, token: str
-) -> dict[tuple[str, ...], Task]:
+def _task(batch: str, mine: Sequence[Group], blanks: Sequence[Job], protocol: Protocol, backend: str) -> Task:
     """The graph of one batch: likelihood rows per video, then one task per set of videos.
 
     A video is often all that its sample has, and a sample all that its batch has: such groups share one task.
     """
     by_name = {job.row.video_id: job for job in (*(job for group in mine for job in group.jobs), *blanks)}
-    rows = {
-        name: delayed(partial(_rows, job), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
-        for name, job in by_name.items()
-    }
-    first = {_members(group): group for group in reversed(mine)}
-    of_blanks = [rows[job.row.video_id] for job in blanks]
-    return {
-        members: (
-            delayed(partial(_pool, protocol, backend, len(members)), pure=False)(
-                *(rows[name] for name in members), *of_blanks, dask_key_name=f"pool-{token}-{group.level}-{group.name}"
-            ),
-            0,
-        )
-        for members, group in first.items()
-    }
+    sharing: dict[tuple[str, ...], list[Group]] = {}
+    for group in mine:
+        sharing.setdefault(_members(group), []).append(group)
+
+    def build(token: str) -> Delayed:
+        members = {
+            name: delayed(partial(_member, job), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
+            for name, job in by_name.items()
+        }
+        of_blanks = [members[job.row.video_id] for job in blanks]
+        pooled = [
+            delayed(partial(_pool, protocol, backend, tuple((g.level, g.name) for g in same), len(names)), pure=False)(
+                *(members[name] for name in names),
+                *of_blanks,
+                dask_key_name=f"pool-{token}-{same[-1].level}-{same[-1].name}",
+            )
+            for names, same in sharing.items()
+        ]
+        own = [members[job.row.video_id] for group in mine if group.level == "video" for job in group.jobs]
+        together = delayed(partial(_together, len(pooled)), pure=False)
+        return together(*pooled, *own, dask_key_name=f"batch-{token}-{batch}")
+
+    return Task(f"batch {batch}", build)
 
 
-def _rows(job: Job) -> TrackRows:
-    assert job.source is not None  # a video without a header has failed
-    detection = detection_from(storage.read_record(job.folder) or {})
+def _member(job: Job) -> Member:
+    record = storage.read_record(job.folder) or {}
+    detection = detection_from(record)
     detect = None if detection is None else detection.at
-    return track_rows(
-        storage.read_tracks(job.folder), job.source.acquisition, job.protocol, detect=detect, backend=job.backend
+    rows = track_rows(
+        storage.read_tracks(job.folder), job.opened().acquisition, job.protocol, detect=detect, backend=job.backend
     )
+    return Member(rows, outcome.video_row(record))
 
 
-def _pool(protocol: Protocol, backend: str, n_videos: int, *rows: TrackRows) -> Pooled:
-    """Of the first so many videos; the others are blanks."""
-    of_group, blanks = rows[:n_videos], rows[n_videos:]
+def _pool(
+    protocol: Protocol, backend: str, names: Sequence[tuple[str, str]], n_videos: int, *members: Member
+) -> dict[tuple[str, str], Pooled]:
+    """What the first so many videos say, by the groups that they make up; the other members are blanks."""
+    of_group, blanks = [m.rows for m in members[:n_videos]], [m.rows for m in members[n_videos:]]
     sizes = pool(of_group, protocol, backend=backend)
-    return Pooled(
+    dls = _dls(sizes)
+    if not any(level == "batch" for level, _ in names):
+        sizes = replace(sizes, replicates=None)  # only batches are compared
+    found = Pooled(
         sizes=sizes,
         concentration=concentration(of_group, blanks),
-        dls=_dls(sizes),
+        dls=dls,
         n_particles=sum(len(np.unique(video.identity)) for video in of_group),
     )
+    return dict.fromkeys(names, found)
+
+
+def _together(n_pooled: int, *results: Any) -> tuple[dict[tuple[str, str], Pooled], dict[str, Mapping[str, Any]]]:
+    """The groups of a batch, and the rows of its videos in videos.csv."""
+    pooled = {name: found for each in results[:n_pooled] for name, found in each.items()}
+    return pooled, {str(member.listed["video_id"]): member.listed for member in results[n_pooled:]}
 
 
 def _dls(sizes: SizeDistribution) -> Dls | None:

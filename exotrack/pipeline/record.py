@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exotrack.pipeline.checks import Checked
-from exotrack.pipeline.plan import Job
+from exotrack.pipeline.planning import Job
 from exotrack.pipeline.quality import Evidence, flags
 from exotrack.sizing.crowding import class_mislinks, mislink_nm
 from exotrack.tables import F64, Localizations, ParticleFlag, Particles, Tracks

@@ -1,8 +1,11 @@
-"""Run a graph of tasks: on threads of this process, on processes of this machine, or on a dask cluster.
+"""Run graphs of tasks: on threads of this process, on processes of this machine, or on a dask cluster.
 
-dask schedules whole videos and large parts of them; inside a task a plain loop walks the blocks. The result does not
-depend on where the tasks run, nor on how many run at once. At most one task per worker is in flight, which bounds the
-memory whatever the number and the length of the videos.
+dask schedules whole videos and large parts of them; inside a task a plain loop walks the blocks. Graphs are handed
+over one by one as others end, at most two per thread that computes: neither memory nor the scheduler's bookkeeping
+grows with their number. The result does not depend on where the tasks run, nor on how many run at once.
+
+A task whose process died is tried once more when all others are done, with nothing beside it, so that no other is
+blamed; if its process dies again, that is its result.
 """
 
 from __future__ import annotations
@@ -11,27 +14,43 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, Final
 from uuid import uuid4
 
 import dask
 from dask.delayed import Delayed
 from threadpoolctl import threadpool_limits
 
-from exotrack import __version__
-from exotrack.errors import InputError
+from exotrack import __version__, backends
+from exotrack.errors import InputError, RunError
+from exotrack.pipeline.journal import CRASHES_MOST, Journal
+from exotrack.pipeline.provenance import code_sha256, device, libraries
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Takes what is being done, how much of it is done, and how much there is; it may be called from any thread."""
 
 CONNECT_TIMEOUT_S = 10.0
+PER_THREAD: Final = 2
+"""Graphs that a cluster is given per thread: one to compute, one to go on with."""
+RECOUNT_S: Final = 5.0
+"""How often a cluster is asked for its threads, which come and go."""
 
 
 class Cancelled(BaseException):
     """Raised inside a task after the user has interrupted the run; no result is written."""
+
+
+class WorkerLost(Exception):  # noqa: N818  # a result, as much as an error
+    """A task whose process died twice."""
 
 
 class Watch:
@@ -55,13 +74,39 @@ class Watch:
         self._stopped.set()
 
 
-Task = tuple[Delayed, int]
-"""A task and the number of frames that it stands for."""
+@dataclass(frozen=True)
+class Task:
+    """A graph with one result."""
+
+    name: str
+    build: Callable[[str], Delayed]
+    """Makes the graph; its argument is part of every key, for a scheduler takes tasks with equal keys, of whatever run
+    and whatever attempt, for the same task."""
+    frames: int = 0
+    """Frames that it stands for."""
 
 
-def run_token() -> str:
-    """What every key of a run holds: a scheduler takes tasks with equal keys, of whatever run, for the same task."""
-    return uuid4().hex[:12]
+@dataclass(frozen=True)
+class Resolved:
+    """What will compute."""
+
+    backend: str
+    """"cpu" or "cuda"."""
+    libraries: Mapping[str, str]
+    """Versions that may change a result."""
+    device: str
+
+
+def resolve(backend: str) -> Resolved:
+    """What a backend means in this process.
+
+    Raises
+    ------
+    BackendError
+        If it cannot run here.
+    """
+    name = backends.resolve(backend)
+    return Resolved(name, libraries(name), device(name))
 
 
 class Threads:
@@ -72,20 +117,45 @@ class Threads:
     def __init__(self, workers: int | None) -> None:
         self.workers = workers or _cores()
         self.words = f"threads ({self.workers})"
-        self.token = run_token()
 
-    def compute(self, tasks: Sequence[Task], watch: Watch) -> list[Any]:
-        """Results of the tasks, in their order; the tasks themselves tell `watch` of their frames."""
+    def resolve(self, backend: str) -> Resolved:
+        """See `resolve`."""
+        return resolve(backend)
+
+    def run(self, tasks: Iterable[Task], watch: Watch) -> Iterator[tuple[Task, Any]]:
+        """Results of the tasks as they come; the tasks themselves tell `watch` of their frames."""
+        journal, suspects = Journal.of_this_process(), []
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="exotrack")
+        leaders = ThreadPoolExecutor(self.workers, thread_name_prefix="exotrack-video")
+
+        def compute(task: Task) -> Any:
+            with journal.doing(task.name):
+                return task.build(uuid4().hex[:12]).compute(scheduler="threads", pool=pool, optimize_graph=False)
+
         try:
             # Linear algebra on threads of its own would fight the workers for the cores: the deconvolution of the demo
             # took 62 s instead of 2 s. One thread also makes its rounding the same everywhere.
-            with dask.config.set(pool=pool), threadpool_limits(limits=1, user_api="blas"):
-                return list(dask.compute(*(task for task, _ in tasks), scheduler="threads"))
+            with threadpool_limits(limits=1, user_api="blas"):
+                waiting: dict[Future[Any], Task] = {}
+                left = iter(tasks)
+                while True:
+                    for task in islice(left, self.workers - len(waiting)):
+                        if journal.crashes(task.name):
+                            suspects.append(task)
+                        else:
+                            waiting[leaders.submit(compute, task)] = task
+                    if not waiting:
+                        break
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        yield waiting.pop(future), future.result()
+                for task in suspects:
+                    lost = journal.crashes(task.name) > CRASHES_MOST
+                    yield task, WorkerLost("the program crashed twice on it") if lost else compute(task)
         except BaseException:
             watch.stop()
             raise
         finally:
+            leaders.shutdown(wait=True, cancel_futures=True)
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -94,22 +164,110 @@ class Cluster:
 
     in_process = False
 
-    def __init__(self, client: Any, words: str) -> None:
-        self.client, self.words, self.token = client, words, run_token()
+    def __init__(self, start: Callable[[], Any], words: str) -> None:
+        self._start, self.words = start, words
+        self._threads, self._counted = 0, -RECOUNT_S
 
-    def compute(self, tasks: Sequence[Task], watch: Watch) -> list[Any]:
-        """Results of the tasks, in their order, or the exception of a task whose worker was lost."""
+    @cached_property
+    def client(self) -> Any:
+        """Client of dask.distributed; processes of this machine are started when it is first asked for."""
+        return self._start()
+
+    def resolve(self, backend: str) -> Resolved:
+        """What a backend means on the workers.
+
+        Raises
+        ------
+        InputError
+            If "auto" means one thing here and another there.
+        BackendError
+            If it cannot run on one of them.
+        """
+        found: list[Resolved] = list(self.client.run(resolve, backend).values())
+        names = sorted({each.backend for each in found})
+        if len(names) > 1:
+            raise InputError(f"{self.words}: some workers have a GPU and some have none; say --backend cuda or cpu")
+        differ = {name for each in found for name, value in each.libraries.items() if value != found[0].libraries[name]}
+        if differ:
+            logger.warning("%s: workers differ in %s; results may, too", self.words, ", ".join(sorted(differ)))
+        return found[0]
+
+    def run(self, tasks: Iterable[Task], watch: Watch) -> Iterator[tuple[Task, Any]]:
+        """Results of the tasks as they come; `WorkerLost` for a task whose worker died twice."""
         from distributed import as_completed
 
-        futures = self.client.compute([task for task, _ in tasks], sync=False)
-        frames = {future: count for future, (_, count) in zip(futures, tasks, strict=True)}
+        if link := getattr(self.client, "dashboard_link", None):
+            logger.info("dask dashboard: %s", link)
+        left, again, running = iter(tasks), [], {}
+        ended = as_completed()
+
+        def submit(some: Iterable[Task]) -> None:
+            for task in some:
+                future = self.client.compute(task.build(uuid4().hex[:12]), optimize_graph=False)
+                running[future] = task
+                ended.add(future)
+
         try:
-            for done in as_completed(futures):
-                watch(frames[done])
-            return [future.exception() or future.result() for future in futures]
+            submit(islice(left, self._room()))
+            for future in ended:
+                task = running.pop(future)
+                result = self._result(future)
+                if isinstance(result, WorkerLost):
+                    again.append(task)
+                else:
+                    watch(task.frames)
+                    yield task, result
+                del future
+                submit(islice(left, max(self._room() - len(running), 0)))
+            for task in again:
+                logger.warning("%s: its worker died; it is tried once more, alone", task.name)
+                future = self.client.compute(task.build(uuid4().hex[:12]), optimize_graph=False)
+                running[future] = task
+                result = self._result(future)
+                watch(task.frames)
+                yield running.pop(future), result
         except BaseException:
-            self.client.cancel(futures)
+            self.client.cancel(list(running))
             raise
+
+    def _result(self, future: Any) -> Any:
+        """Result of a future, waited for; `WorkerLost` where its worker died.
+
+        Raises
+        ------
+        RunError
+            If the scheduler is gone, or the task says that the run cannot go on.
+        """
+        from distributed import CancelledError, KilledWorker, wait
+
+        try:
+            wait(future)
+            failed = future.exception() if future.status == "error" else None
+            if failed is None:
+                return future.result()
+        except (CancelledError, TimeoutError, OSError) as error:
+            raise RunError(
+                f"{self.words}: the connection to it was lost ({error}); finished videos are kept: run the same "
+                "command again when it is back"
+            ) from error
+        if isinstance(failed, KilledWorker):
+            return WorkerLost(f"its worker died: {failed}")
+        raise failed
+
+    def _room(self) -> int:
+        """Graphs that may be under way."""
+        now = time.monotonic()
+        if now - self._counted >= RECOUNT_S:
+            self._threads, self._counted = sum(self.client.nthreads().values()), now
+        return PER_THREAD * max(self._threads, 1)
+
+
+class Local(Cluster):
+    """Processes on this machine."""
+
+    def resolve(self, backend: str) -> Resolved:
+        """As in this process: it is the same machine."""
+        return resolve(backend)
 
 
 @contextmanager
@@ -124,27 +282,29 @@ def connect(scheduler: Any, workers: int | None) -> Iterator[Threads | Cluster]:
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers = {workers}: must be 1 or more")
-    if scheduler == "threads":
-        yield Threads(workers)
-    elif scheduler == "local":
-        yield from _local(workers or _cores())
-    elif isinstance(scheduler, str):
-        yield from _remote(scheduler)
-    else:
-        words = f"dask client {scheduler.scheduler.address}"
-        _check_workers(scheduler, words)
-        yield Cluster(scheduler, words)
+    with ExitStack() as stack:
+        if scheduler == "threads":
+            yield Threads(workers)
+        elif scheduler == "local":
+            number = workers or _cores()
+            yield Local(partial(_processes, number, stack), f"local processes ({number})")
+        elif isinstance(scheduler, str):
+            yield _remote(stack.enter_context(_client(scheduler)), f"dask scheduler {scheduler}")
+        else:
+            yield _remote(scheduler, f"dask client {scheduler.scheduler.address}")
 
 
-def _local(workers: int) -> Iterator[Cluster]:
+def _processes(workers: int, stack: ExitStack) -> Any:
+    """Client of so many new processes, which end with the stack."""
     from distributed import Client, LocalCluster
 
-    with _interrupts_ignored():
+    # A worker that dies is not given its task again by dask, which blames all that waited with it.
+    with _interrupts_ignored(), dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR
         )
-    with cluster, Client(cluster) as client:
-        yield Cluster(client, f"local processes ({workers})")
+    stack.enter_context(cluster)
+    return stack.enter_context(Client(cluster))
 
 
 @contextmanager
@@ -160,22 +320,18 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _remote(address: str) -> Iterator[Cluster]:
+def _client(address: str) -> Any:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=CONNECT_TIMEOUT_S)
+        return Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise InputError(
             f"scheduler {address!r}: no dask scheduler answers ({error}); use threads, local or tcp://HOST:PORT"
         ) from None
-    with client:
-        words = f"dask scheduler {address}"
-        _check_workers(client, words)
-        yield Cluster(client, words)
 
 
-def _check_workers(client: Any, words: str) -> None:
+def _remote(client: Any, words: str) -> Cluster:
     """Refuse workers that have not this exotrack: a task that they cannot read would be waited for forever."""
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
@@ -189,6 +345,9 @@ def _check_workers(client: Any, words: str) -> None:
     if versions != {__version__}:
         found = ", ".join(sorted(versions))
         raise InputError(f"{words}: its workers have exotrack {found}, this is {__version__}; install the same there")
+    if set(client.run(code_sha256).values()) != {code_sha256()}:
+        raise InputError(f"{words}: its workers run other code of exotrack {__version__}; install the same there")
+    return Cluster(lambda: client, words)
 
 
 def _cores() -> int:

@@ -16,14 +16,15 @@ import numpy as np
 
 from exotrack import __version__, storage
 from exotrack.diffusion import measure
-from exotrack.errors import ExotrackError, VideoError
+from exotrack.errors import ExotrackError, RunError, VideoError
 from exotrack.link import link
 from exotrack.localize import calibrate, localize
 from exotrack.pipeline import checks, record
-from exotrack.pipeline.plan import Job, Part
+from exotrack.pipeline.planning import Job, Part
 from exotrack.pipeline.quality import SPOTS_USUAL
+from exotrack.place import is_remote
 from exotrack.tables import Array, Localizations, Particles, SpotModel, Tracks
-from exotrack.video import Video
+from exotrack.video import Video, look
 
 FRAMES_LEAST: Final = 3
 """Frames below which a video says nothing about motion."""
@@ -52,6 +53,8 @@ class Done:
     sha256: str
     """Hash of the input."""
     size_bytes: int | None
+    key: str
+    """See `Job.key`."""
     seconds: Seconds
     """Time spent per stage; empty where finished results were kept."""
 
@@ -62,6 +65,8 @@ class Begun:
 
     sha256: str
     size_bytes: int | None
+    source: Video
+    """The video, its first frame looked at."""
     model: SpotModel | None
     """None where the only part learns it itself."""
     seconds: Seconds
@@ -94,6 +99,8 @@ def _fails_alone(task: Callable[Concatenate[Job, P], R]) -> Callable[Concatenate
         sha256, size = (known.sha256, known.size_bytes) if known else (None, None)
         try:
             return task(job, *args, **kwargs)
+        except RunError:
+            raise  # not the fault of this video
         except ExotrackError as error:
             return Failed(_one_line(str(error)), traceback.format_exc(), sha256, size)
         except Exception as error:  # whatever a library raises on a strange file must not end the study
@@ -110,29 +117,29 @@ def _one_line(text: str) -> str:
 @_fails_alone
 def begin(job: Job) -> Done | Begun:
     """Hash the input; keep finished results that still hold; otherwise learn the spot model."""
-    source = _source(job)
+    source = job.opened()
     if source.shape[0] < FRAMES_LEAST:
         raise VideoError(f"{job.row.video}: {source.shape[0]} frame(s); motion needs {FRAMES_LEAST} at least")
     seconds: dict[str, float] = {}
     with timed(seconds, "hash"):
         sha256, size = source.sha256(), _size(source)
     if not job.force and _kept(job, sha256):
-        return Done(sha256, size, {})
-    model = None
+        return Done(sha256, size, job.key(sha256), {})
+    source, model = look(source), None
     if len(job.parts) > 1:
         with timed(seconds, "calibrate"):
             model = calibrate(source, job.protocol, backend=job.backend)
-    return Begun(sha256, size, model, seconds)
+    return Begun(sha256, size, source, model, seconds)
 
 
 def _kept(job: Job, sha256: str) -> bool:
     """Whether finished results exist for this input, protocol and code; what else the sheet says is updated."""
-    kept = storage.read_record(job.folder)
-    if kept is None or kept.get("key") != job.key(sha256):
+    done, kept = storage.completion(job.folder), storage.read_record(job.folder)
+    if done is None or kept is None or done.get("key") != job.key(sha256):
         return False
-    said = {**record.said(job), "camera": record.camera(_source(job))}
+    said = {**record.said(job), "camera": record.camera(job.opened())}
     if any(kept.get(name) != value for name, value in said.items()):
-        storage.write_json(job.folder / "video.json", {**kept, **said})
+        storage.update_record(job.folder, {**kept, **said})
     return True
 
 
@@ -143,8 +150,8 @@ def find(job: Job, begun: Done | Begun, part: Part, count: Count | None) -> Done
         if count is not None:
             count(part[1] - part[0])
         return begun
-    source, middle = _source(job), job.n_frames // 2
-    tap = _Tap(source, middle)
+    middle = job.n_frames // 2
+    tap = _Tap(begun.source, middle)
     seconds: dict[str, float] = {}
     with timed(seconds, "localize"):
         spots = localize(
@@ -188,7 +195,7 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
         for stage, value in part.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
     spots = Localizations.concat([part.spots for part in parts])
-    source = _source(job)
+    source = begun.source
     acquisition = source.acquisition
     with timed(seconds, "link"):
         tracks = link(spots, acquisition, job.protocol, backend=job.backend)
@@ -207,8 +214,15 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
     preview = next((part.preview for part in parts if part.preview is not None), None)
     with timed(seconds, "write"):
         facts = record.found(job, source, spots, tracks, particles, checked)
-        _write(job, begun, spots, tracks, particles, preview, facts)
-    return Done(begun.sha256, begun.size_bytes, seconds)
+        try:
+            _write(job, begun, spots, tracks, particles, preview, facts)
+        except (
+            Exception
+        ) as error:  # a full disk, a lost share, a store that refuses: the next video would fare no better
+            if not (isinstance(error, OSError) or is_remote(job.folder)):
+                raise
+            raise RunError(cannot_write(error, job.folder)) from error
+    return Done(begun.sha256, begun.size_bytes, job.key(begun.sha256), seconds)
 
 
 def _write(
@@ -220,7 +234,7 @@ def _write(
     preview: tuple[int, Array] | None,
     found: Mapping[str, Any],
 ) -> None:
-    source = _source(job)
+    source = begun.source
     provenance = {
         "exotrack": __version__,
         "input_sha256": begun.sha256,
@@ -231,18 +245,26 @@ def _write(
     }
     entries = {
         **record.said(job),
-        "key": job.key(begun.sha256),
         **record.recorded(source),
         "camera": record.camera(source),
         **found,
     }
-    with storage.replacing_folder(job.folder) as folder:
+    decided = {"key": job.key(begun.sha256), **provenance, "code_sha256": job.code_sha256}
+    with storage.replacing_folder(job.folder, decided) as folder:
         for name, table in (("localizations", spots), ("tracks", tracks), ("particles", particles)):
             storage.write_table(folder / f"{name}.parquet", table, {**provenance, "table": name})
         if preview is not None:
             entries["preview"] = {"frame": preview[0], "file": "frame.png"}
             _write_png(folder / "frame.png", preview[1])
         storage.write_json(folder / "video.json", entries)
+
+
+def cannot_write(error: Exception, where: Path) -> str:
+    """One line on results that could not be written."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or _one_line(str(error)) or type(error).__name__
+    file = getattr(error, "filename", None) or where
+    remedy = "what is finished is kept: remove the cause and run the same command again"
+    return f"{file}: cannot be written ({reason}); {remedy}"
 
 
 def _write_png(path: Path, frame: Array) -> None:
@@ -258,12 +280,6 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _source(job: Job) -> Video:
-    if job.source is None:
-        raise VideoError(job.problem)
-    return job.source
 
 
 def _size(source: Video) -> int | None:

@@ -107,4 +107,5 @@ def _shifted(share: F64, edges: F64, shift: float) -> F64:
     """A distribution moved along ln d, of sum one; what would leave the grid stays in its outermost classes."""
     below = np.interp(edges - shift, edges, np.concatenate([[0.0], np.cumsum(share)]) / share.sum())
     below[0], below[-1] = 0.0, 1.0
-    return np.diff(below)
+    moved: F64 = np.maximum(np.diff(below), 0.0)  # the sums are rounded differently: −1e-16 is no share
+    return moved

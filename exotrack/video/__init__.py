@@ -5,7 +5,8 @@ resolves physical numbers with the origin of each; `convert` writes lossless, ch
 """
 
 from exotrack.video.convert import convert
+from exotrack.video.footprint import footprint
 from exotrack.video.lazy import Video
-from exotrack.video.opening import open_video
+from exotrack.video.opening import look, open_header, open_video
 
-__all__ = ["Video", "convert", "open_video"]
+__all__ = ["Video", "convert", "footprint", "look", "open_header", "open_video"]

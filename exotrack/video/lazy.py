@@ -20,6 +20,7 @@ from exotrack.tables import Array
 from exotrack.video import metadata as _metadata
 from exotrack.video.calibration import CameraFile
 from exotrack.video.colour import Colour, to_grey
+from exotrack.video.omezarr import ZarrSource
 from exotrack.video.source import Source, failures_named
 
 
@@ -105,7 +106,7 @@ class Video:
     def blocks(
         self, block_frames: int, start: int = 0, stop: int | None = None
     ) -> Generator[tuple[int, Array], None, None]:
-        """Walk the video in order, each frame decoded once.
+        """Walk the video in order, each frame decoded once; of an OME-Zarr twice, if its chunk is of two blocks.
 
         Parameters
         ----------
@@ -178,6 +179,9 @@ class Video:
             raise InputError(f"{self.path}: frames {start} to {stop} were asked for, it has frames 0 to {len(self)}")
 
     def _blocks(self, block_frames: int, start: int, stop: int) -> Generator[tuple[int, Array], None, None]:
+        if isinstance(self.source, ZarrSource) and block_frames >= min(self.source.run, stop - start):
+            yield from self._decoded_in_place(self.source, block_frames, start, stop)
+            return
         with failures_named(self.path), closing(self.source.frames(start, stop)) as frames:
             for first in range(start, stop, block_frames):
                 block = np.empty((min(block_frames, stop - first), *self.shape[1:]), self.dtype)
@@ -186,6 +190,16 @@ class Video:
                 if first + len(block) == stop:
                     next(frames, None)  # a source that knows better than its header speaks up here
                 yield first, block
+
+    def _decoded_in_place(
+        self, source: ZarrSource, block_frames: int, start: int, stop: int
+    ) -> Generator[tuple[int, Array], None, None]:
+        """Blocks of at least a run, or the only one: no other block needs the chunks again, but those at its edges."""
+        for first in range(start, stop, block_frames):
+            block = np.empty((min(block_frames, stop - first), *self.shape[1:]), self.dtype)
+            with failures_named(self.path):
+                source.read_into(first, block)
+            yield first, block
 
     def _checked(self, frame: Array | None, number: int) -> Array:
         n_frames, height, width = self.shape

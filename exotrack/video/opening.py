@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,38 @@ def open_video(
         "colour": colour,
         "camera": None if isinstance(camera, Camera) else camera,
     }
-    where = path if isinstance(path, str) and "://" in path else Path(path)
-    beside = metadata.sidecar(where) if isinstance(where, Path) else None
-    layers: list[metadata.Layer] = [("argument", keywords), ("sample sheet", settings or {})]
-    known = metadata.stated(where, [*layers, *([beside] if beside else [])])
-    if isinstance(camera, Camera):
-        known["camera"] = (camera, "argument")
-    return _open(where, known, protocol)
+    layers = [("argument", keywords), ("sample sheet", settings or {})]
+    return look(_header(path, layers, protocol, camera if isinstance(camera, Camera) else None))
 
 
-def _open(path: Path | str, known: metadata.Metadata, protocol: Protocol) -> Video:
+def open_header(path: str | Path, *, settings: Mapping[str, Any], protocol: Protocol) -> Video:
+    """As `open_video`, from the header alone: no pixel is read, so damage to them does not show, see `look`."""
+    return _header(path, [("sample sheet", settings)], protocol)
+
+
+def look(video: Video) -> Video:
+    """The video with its first frame looked at, which tells how colour became grey.
+
+    Raises
+    ------
+    VideoError
+        If the frame is damaged, or of another size than the header says.
+    """
+    with failures_named(video.path), closing(video.source.frames(0, 1)) as frames:
+        first = next(frames, None)
+    how = None if first is None else colour.describe(first, video.colour)
+    video.read(0, 1)
+    return video if how is None else replace(video, container={**video.container, "colour": how})
+
+
+def _header(
+    path: Path | str, layers: Sequence[metadata.Layer], protocol: Protocol, maps: Camera | None = None
+) -> Video:
+    path = path if isinstance(path, str) and "://" in path else Path(path)
+    beside = metadata.sidecar(path) if isinstance(path, Path) else None
+    known = metadata.stated(path, [*layers, *([beside] if beside else [])])
+    if maps is not None:
+        known["camera"] = (maps, "argument")
     # Where the file lies is not part of what is known about the recording: results do not depend on it.
     camera = known.pop("camera", None)
     known.setdefault("colour", (protocol.conditions.colour, "protocol default"))
@@ -141,21 +164,17 @@ def _open(path: Path | str, known: metadata.Metadata, protocol: Protocol) -> Vid
         if 0 in source.facts.shape:
             raise VideoError(f"{path}: the video is empty, it has no frames; record or export it again")
         resolved, doubts = metadata.resolve(path, known, source.facts, protocol)
-        with closing(source.frames(0, 1)) as frames:
-            first = next(frames, None)
-    how = None if first is None else colour.describe(first, rule)
     video = Video(
         path=path,
         source=source,
         colour=rule,
-        container={**source.facts.container, **({"colour": how} if how else {})},
+        container=source.facts.container,
         metadata=resolved,
         warnings=(*source.facts.warnings, *doubts),
         calibration=calibration_of(path, *camera, source.facts.shape[1:]) if camera else None,
     )
-    video.read(0, 1)  # a wrong frame size or a damaged file shows here, before any work
     if not metadata.missing_names(resolved):
-        _ = video.acquisition  # so does a wrong number
+        _ = video.acquisition  # a wrong number shows here
     return video
 
 
