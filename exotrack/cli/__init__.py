@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from exotrack import __version__
-from exotrack.cli import devices, inspection, study, terminal, videos
+from exotrack.cli import devices, inspection, study, supervise, terminal, videos
 from exotrack.errors import ExotrackError, RunError
 
 # The modules of this folder import what they need inside the commands: `exotrack --help` must not wait for compilers
@@ -67,8 +67,16 @@ for _command in (
     app.command()(_command)
 
 
+def _is_watched(arguments: list[str]) -> bool:
+    """Whether this is a command whose decoders may crash; not while somebody looks for a fault of ours."""
+    long = any(word == "run" for word in arguments) and not {"-h", "--help", "--dry-run"} & set(arguments)
+    return long and not os.environ.get("EXOTRACK_DEBUG")
+
+
 def main() -> NoReturn:
     """Run the command line and leave with its exit code; no traceback reaches the user."""
+    if _is_watched(sys.argv[1:]) and not supervise.is_child():
+        sys.exit(supervise.run(sys.argv[1:]))
     try:
         app()
     except ExotrackError as error:

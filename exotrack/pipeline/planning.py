@@ -13,8 +13,8 @@ from typing import Any, Final
 from exotrack import storage
 from exotrack import video as videos
 from exotrack.errors import InputError, VideoError
+from exotrack.journal import CRASHES_MOST, Journal
 from exotrack.localize import plan_windows
-from exotrack.pipeline.journal import CRASHES_MOST, Journal
 from exotrack.pipeline.provenance import code_sha256, libraries
 from exotrack.protocol import Protocol
 from exotrack.samplesheet import FILES, Row, SampleSheet

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 
 from exotrack import __version__, backends
 from exotrack.errors import InputError, RunError
-from exotrack.pipeline.journal import CRASHES_MOST, Journal
+from exotrack.journal import CRASHES_MOST, Journal
 from exotrack.pipeline.provenance import code_sha256, device, libraries
 
 logger = logging.getLogger(__name__)

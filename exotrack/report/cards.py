@@ -87,8 +87,7 @@ def video_card(video: Video, protocol: Facts, limits: tuple[float, float], ancho
     """Put a video's facts into words and small figures; `limits` are the diameters in nm that its curve spans."""
     facts = video.facts
     particles = video.table("particles", ["n_frames", "n_steps", "snr", "flag", "diameter_nm"])
-    badges = _badges(facts)
-    level = "fail" if video.reason is not None else max((b.level for b in badges), key=list(LEVELS).index, default="ok")
+    badges, level = _badges(facts), level_of(video)
     mislinks = facts.number("linking", "mislink_index")
     return VideoCard(
         video_id=video.video_id,
@@ -112,6 +111,12 @@ def video_card(video: Video, protocol: Facts, limits: tuple[float, float], ancho
         frame=_frame(frame_picture(video)),
         figures=_figures(video, particles, protocol, limits),
     )
+
+
+def level_of(video: Video) -> str:
+    """The most serious level of a video's quality flags; "fail" for one that could not be analysed."""
+    found = (badge.level for badge in _badges(video.facts))
+    return "fail" if video.reason is not None else max(found, key=list(LEVELS).index, default="ok")
 
 
 def _badges(facts: Facts) -> list[Badge]:

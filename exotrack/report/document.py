@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exotrack.report.cards import Badge, Line, VideoCard, video_card
+from exotrack.report.cards import Badge, Line, VideoCard, level_of, video_card
 from exotrack.report.formatting import (
     MISSING,
     SPACE,
@@ -17,7 +17,7 @@ from exotrack.report.formatting import (
     utc,
     with_unit,
 )
-from exotrack.report.read import Comparison, Group, Study, number
+from exotrack.report.read import Comparison, Group, Study, Video, number
 from exotrack.report.record import InputFile, RecordItem, Setting, inputs, provenance, quality_record, settings
 from exotrack.report.wording import (
     COUNTS,
@@ -42,6 +42,11 @@ DASHES = ("solid", "dash", "dot")
 """Strokes of the batches: the next one once all colours are taken."""
 
 _CONTRIBUTIONS = ("contribution_relative", "contribution_nm")
+
+COMPARISONS_MOST = 500
+"""Pairs of batches that the report shows, in the order of comparisons.csv, which has all."""
+CARDS_MOST = 200
+"""Videos that the report shows one by one; a card is 0.1 MB and takes 0.1 s. All are in videos.csv."""
 
 NO_INTERVAL = Estimate(math.nan, math.nan, math.nan)
 
@@ -120,9 +125,13 @@ class Document:
     """Headings of `BatchPart.key_values`."""
     batches: list[BatchPart]
     comparisons: list[ComparisonPart]
+    """`COMPARISONS_MOST` of them at most."""
+    n_comparisons: int
     failed: list[VideoCard]
     videos: list[VideoCard]
-    """The videos that were analysed."""
+    """The videos that were analysed, `CARDS_MOST` of them at most: those to check before others."""
+    n_left_out: int
+    """Analysed videos without a card."""
     terms: list[Line]
     """What the counts and measured values of a video mean; the value is their unit."""
     record: list[RecordItem]
@@ -137,21 +146,26 @@ class Document:
 def build(study: Study) -> Document:
     """Turn what a result folder states into the text of the report."""
     limits = diameter_limits(study)
-    cards = [video_card(video, study.protocol, limits, f"video-{n}") for n, video in enumerate(study.videos, 1)]
+    levels = [level_of(video) for video in study.videos]
+    shown = _shown(study.videos, levels)
+    cards = [video_card(study.videos[n], study.protocol, limits, f"video-{n + 1}") for n in shown]
     failed = [card for card in cards if card.reason is not None]
     videos = [card for card in cards if card.reason is None]
-    level, disposition = _disposition(len(videos), len(failed))
+    done = sum(video.reason is None for video in study.videos)
+    level, disposition = _disposition(done, len(failed))
     return Document(
         title="Particle size report",
         level=level,
         disposition=disposition,
-        header=_header(study, videos),
+        header=_header(study, levels),
         warnings=[str(warning) for warning in study.run.items("warnings")],
         key_labels=[_headed(METRICS[name]) for name in KEY_METRICS],
         batches=[_batch(study, group, n) for n, group in enumerate(study.batches)],
-        comparisons=[_comparison(comparison) for comparison in study.comparisons],
+        comparisons=[_comparison(comparison) for comparison in study.comparisons[:COMPARISONS_MOST]],
+        n_comparisons=len(study.comparisons),
         failed=failed,
         videos=videos,
+        n_left_out=done - len(videos),
         terms=[Line(term.label, term.unit, term.meaning) for term in (*COUNTS.values(), *MEASURED.values())],
         record=quality_record(study),
         settings=settings(study.protocol),
@@ -194,11 +208,20 @@ def _disposition(done: int, failed: int) -> tuple[str, str]:
     return "ok", f"All {done} videos were analysed." if done > 1 else "The video was analysed."
 
 
-def _header(study: Study, videos: list[VideoCard]) -> list[Line]:
+def _shown(videos: Sequence[Video], levels: Sequence[str]) -> list[int]:
+    """Which videos get a card: all that failed, and up to `CARDS_MOST` others, those to check first."""
+    done = [n for n, video in enumerate(videos) if video.reason is None]
+    done.sort(key=lambda n: levels[n] not in ("warning", "fail"))
+    failed = [n for n, video in enumerate(videos) if video.reason is not None]
+    return sorted([*failed, *done[:CARDS_MOST]])
+
+
+def _header(study: Study, levels: Sequence[str]) -> list[Line]:
     run = study.run
-    remarks = sum(card.level in ("warning", "fail") for card in videos)
+    done = [level for video, level in zip(study.videos, levels, strict=True) if video.reason is None]
+    remarks = sum(level in ("warning", "fail") for level in done)
     return [
-        Line("Videos", f"{len(videos)} analysed, {len(study.videos) - len(videos)} failed"),
+        Line("Videos", f"{len(done)} analysed, {len(study.videos) - len(done)} failed"),
         Line("Videos to check", f"{remarks}" if remarks else "none"),
         Line("Batches", count(len(study.batches))),
         Line("Samples", count(len(study.samples))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import math
@@ -203,15 +204,16 @@ def _toml(path: Path) -> Facts:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+    return [{key: value or "" for key, value in row.items() if key} for row in lines]
 
 
 def _columns(path: Path, columns: list[str]) -> dict[str, Array] | None:
     if not path.is_file():
         return None
     try:
-        table = pq.read_table(path, columns=columns)
+        with path.open("rb") as stream:
+            table = pq.read_table(stream, columns=columns)
         return {name: table[name].to_numpy() for name in columns}
     except (OSError, KeyError, pa.ArrowException) as error:
         logger.warning("%s cannot be read and is left out of the report: %s", path, error)
@@ -225,8 +227,9 @@ def _curves(path: Path) -> dict[tuple[str, str], Curve]:
         return {}
     curves = {}
     keys = list(zip(columns["level"].astype(str), columns["id"].astype(str), strict=True))
-    for key in dict.fromkeys(keys):
-        rows = np.array([k == key for k in keys])
+    starts = [n for n, key in enumerate(keys) if n == 0 or key != keys[n - 1]]  # the rows of a curve lie together
+    for first, last in zip(starts, [*starts[1:], len(keys)], strict=True):
+        key, rows = keys[first], slice(first, last)
         diameter, density, lo, hi = (columns[name][rows].astype(np.float64) for name in names[2:6])
         curves[key] = Curve(
             diameter, density, lo, hi, str(columns["weighting"][rows][0]), float(columns["limit_nm"][rows][0])

@@ -24,7 +24,7 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._crashes = _crashes(path) if path is not None and path.exists() else Counter[str]()
+        self._crashes, self.under_way = _read(path) if path is not None and path.exists() else (Counter[str](), set())
 
     @classmethod
     def of_this_process(cls) -> Journal:
@@ -55,8 +55,8 @@ class Journal:
                 stream.write(f"{line}\n")
 
 
-def _crashes(path: Path) -> Counter[str]:
-    """Crashes per thing that was under way."""
+def _read(path: Path) -> tuple[Counter[str], set[str]]:
+    """Crashes per thing that was under way, and what is under way since the last one."""
     under_way: set[str] = set()
     found: Counter[str] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -68,4 +68,4 @@ def _crashes(path: Path) -> Counter[str]:
         else:
             found.update(under_way)
             under_way.clear()
-    return found
+    return found, under_way
