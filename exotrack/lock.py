@@ -119,9 +119,13 @@ def _lives(holder: Mapping[str, Any]) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in ticks since boot: a later one may bear the same number. None where unknown."""
+    """When a process started, in ticks since boot: a later one may bear the same number. None where unknown.
+
+    "never" for one that has ended and is only still listed, as when nobody asks for its exit code.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return "never" if fields[0] in "ZX" else fields[19]

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -300,3 +301,15 @@ def test_tracks_of_an_older_version_are_refused_with_a_remedy(tmp_path, record):
     folder_without_rows(tmp_path / "v1", record)
     with pytest.raises(InputError, match=r"video\.json: what linking found.*run the study again with --force"):
         storage.read_tracks(tmp_path / "v1")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="states of processes are read from /proc")
+def test_a_run_that_ended_and_is_still_listed_is_dead(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        for _ in range(100):
+            if lock._born(ended.pid) == "never":
+                break
+            time.sleep(0.1)
+        (tmp_path / lock.LOCK).write_text(lock_of(ended.pid, socket.gethostname(), born="1"))
+        with lock.locked(tmp_path):
+            pass

@@ -47,8 +47,8 @@ def demo(
 
 
 def run(
-    samplesheet: Annotated[Path, typer.Argument(help="Sample sheet: CSV, one row per video.", metavar="SAMPLESHEET")],
-    out: Annotated[Path, typer.Option(help="Result folder, new or of an earlier run of this study.")],
+    samplesheet: Annotated[str, typer.Argument(help="Sample sheet: CSV, one row per video; path or URL.", metavar="SAMPLESHEET")],
+    out: Annotated[str, typer.Option(help="Result folder, new or of an earlier run of this study; path or URL.")],
     protocol: Annotated[
         Path | None, typer.Option(help="Settings of the analysis; all have defaults.", metavar="P.toml")
     ] = None,
@@ -94,7 +94,7 @@ def run(
     _leave(results)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="Result folder.", metavar="DIR")]) -> None:
+def report(folder: Annotated[str, typer.Argument(help="Result folder, path or URL.", metavar="DIR")]) -> None:
     """Write the report again, from the result folder alone.
 
     Example: exotrack report results
