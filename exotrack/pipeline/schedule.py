@@ -124,7 +124,7 @@ class Threads:
 
     def run(self, tasks: Iterable[Task], watch: Watch) -> Iterator[tuple[Task, Any]]:
         """Results of the tasks as they come; the tasks themselves tell `watch` of their frames."""
-        journal, suspects = Journal.of_this_process(), []
+        journal, suspects = Journal.of_this_process(), list[Task]()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="exotrack")
         leaders = ThreadPoolExecutor(self.workers, thread_name_prefix="exotrack-video")
 
@@ -137,13 +137,10 @@ class Threads:
             # took 62 s instead of 2 s. One thread also makes its rounding the same everywhere.
             with threadpool_limits(limits=1, user_api="blas"):
                 waiting: dict[Future[Any], Task] = {}
-                left = iter(tasks)
+                left = iter(_unsuspected(tasks, journal, suspects))
                 while True:
                     for task in islice(left, self.workers - len(waiting)):
-                        if journal.crashes(task.name):
-                            suspects.append(task)
-                        else:
-                            waiting[leaders.submit(compute, task)] = task
+                        waiting[leaders.submit(compute, task)] = task
                     if not waiting:
                         break
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -157,6 +154,15 @@ class Threads:
         finally:
             leaders.shutdown(wait=True, cancel_futures=True)
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _unsuspected(tasks: Iterable[Task], journal: Journal, suspects: list[Task]) -> Iterator[Task]:
+    """Tasks that have not been under way when the process died; the others are set aside."""
+    for task in tasks:
+        if journal.crashes(task.name):
+            suspects.append(task)
+        else:
+            yield task
 
 
 class Cluster:
@@ -183,7 +189,7 @@ class Cluster:
         BackendError
             If it cannot run on one of them.
         """
-        found: list[Resolved] = list(self.client.run(resolve, backend).values())
+        found: list[Resolved] = _ask(self.client, self.words, resolve, backend)
         names = sorted({each.backend for each in found})
         if len(names) > 1:
             raise InputError(f"{self.words}: some workers have a GPU and some have none; say --backend cuda or cpu")
@@ -339,15 +345,27 @@ def _remote(client: Any, words: str) -> Cluster:
         raise InputError(f"{words}: no worker has joined within {CONNECT_TIMEOUT_S:g} s; start workers first") from None
     try:
         # `eval` is known to a worker without exotrack, a function of this module is not.
-        versions = set(client.run(eval, "__import__('exotrack').__version__").values())
+        versions = set(_ask(client, words, eval, "__import__('exotrack').__version__"))
     except ImportError:
         raise InputError(f"{words}: its workers cannot import exotrack; install version {__version__} there") from None
     if versions != {__version__}:
         found = ", ".join(sorted(versions))
         raise InputError(f"{words}: its workers have exotrack {found}, this is {__version__}; install the same there")
-    if set(client.run(code_sha256).values()) != {code_sha256()}:
+    if set(_ask(client, words, code_sha256)) != {code_sha256()}:
         raise InputError(f"{words}: its workers run other code of exotrack {__version__}; install the same there")
     return Cluster(lambda: client, words)
+
+
+def _ask(client: Any, words: str, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What each worker answers; those that die meanwhile say nothing."""
+    answers = client.run(function, *arguments, on_error="return").values()
+    failed = [answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, OSError)]
+    if failed:
+        raise failed[0]
+    found = [answer for answer in answers if not isinstance(answer, OSError)]
+    if not found:
+        raise InputError(f"{words}: all its workers died while they were asked; look at their logs")
+    return found
 
 
 def _cores() -> int:
