@@ -121,6 +121,8 @@ def test_workers_killed_at_five_moments_do_not_change_a_byte(small, whole, tmp_p
     ):
         going = threading.Thread(target=analyse)
         going.start()
+        while not (out / "run.json").exists():
+            time.sleep(0.05)
         for _ in range(5):
             time.sleep(draw.uniform(0.2, 1.5))
             pids = [worker.pid for worker in cluster.workers.values() if worker.pid]
@@ -199,7 +201,11 @@ npy.NpySource.frames = frames
 @pytest.mark.parametrize("scheduler", ["threads", "local"])
 def test_a_crashing_decoder_is_tried_once_more_and_takes_no_other_down(small, whole, tmp_path, scheduler):
     (tmp_path / "sitecustomize.py").write_text(POISON)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "POISON_LOG": str(tmp_path / "log")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "POISON_LOG": str(tmp_path / "log"),
+    }
     done = run(small, tmp_path / "out", "--scheduler", scheduler, "--workers", "2", env=environment)
     assert done.returncode == 1, done.stderr
     assert (tmp_path / "log").read_text() == "xx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -17,11 +18,13 @@ from urllib.request import urlopen
 import fsspec
 import numpy as np
 import pytest
+import tifffile
 
 import exotrack as et
 from exotrack import lock
 from exotrack.errors import InputError, RunError
 from exotrack.place import place
+from exotrack.simulate import write
 from exotrack.video import convert, open_header
 
 QUICK = et.Protocol.from_dict(
@@ -199,3 +202,19 @@ def test_a_header_at_a_url_needs_no_pixels(stored, bucket, monkeypatch):
     with contextlib.suppress(FileNotFoundError):
         header = open_header(f"{bucket}/study/v0.zarr", settings={}, protocol=QUICK)
         assert header.shape == (60, 96, 96)
+
+
+def test_a_video_file_at_a_url_is_what_it_is_on_disk(bucket, tmp_path):
+    spec = tmp_path / "spec.toml"
+    spec.write_text("[simulation]\nn_frames = 40\nframe_shape = [96, 96]\n[[sample]]\nbatch = 'B'\n")
+    (avi,) = write(spec, tmp_path / "study").parent.rglob("*.avi")
+    frames = et.open_video(avi).read(0, 40)
+    tifffile.imwrite(tmp_path / "raw.tif", frames, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "packed.tif", frames, photometric="minisblack", compression="zlib")
+    for file in (avi, tmp_path / "raw.tif", tmp_path / "packed.tif"):
+        fsspec.filesystem("s3").put_file(str(file), f"lab/files/{file.name}")
+        at_url, on_disk = et.open_video(f"{bucket}/files/{file.name}"), et.open_video(file)
+        assert at_url.shape == on_disk.shape
+        assert at_url.metadata == on_disk.metadata
+        np.testing.assert_array_equal(at_url.read(0, 40), frames)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(at_url)).read(17, 23), frames[17:23])

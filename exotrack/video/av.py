@@ -11,8 +11,10 @@ import av
 import numpy as np
 
 from exotrack.errors import VideoError
+from exotrack.place import is_remote
 from exotrack.tables import Array
 from exotrack.video.colour import Colour
+from exotrack.video.opened import opened
 from exotrack.video.source import Facts
 
 SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv")
@@ -44,7 +46,7 @@ class AvSource:
         """
         promised = self.facts.shape[0]
         index = 0 if self.facts.sequential else start
-        with av.open(str(self.path)) as container:
+        with opened(self.path) as file, av.open(file) as container:
             stream = container.streams.video[0]
             # FFmpeg's default is to patch damaged areas over; a patched frame would be measured as if it were real.
             stream.codec_context.options = {"err_detect": "explode"}
@@ -86,7 +88,7 @@ def open_source(path: Path, colour: Colour) -> AvSource:
     VideoError
         If there is no video stream, or its pixel format is not read.
     """
-    with av.open(str(path)) as container:
+    with opened(path) as file, av.open(file) as container:
         if not container.streams.video:
             raise VideoError(f"{path}: it holds no video stream")
         stream = container.streams.video[0]
@@ -109,7 +111,7 @@ def open_source(path: Path, colour: Colour) -> AvSource:
             shape=(stream.frames or _count_packets(container, stream), context.height, context.width),
             dtype=np.dtype(np.uint8 if bits == 8 else np.uint16),
             container=container_facts,
-            files=(path,),
+            files=() if is_remote(path) else (path,),
             leads=leads,
             warnings=_warnings(stream),
             sequential=not _seekable(container, stream),
@@ -172,7 +174,7 @@ def _count_packets(container: Any, stream: Any) -> int:
 
 
 def _first_packet_bytes(path: Path) -> int | None:
-    with av.open(str(path)) as container:
+    with opened(path) as file, av.open(file) as container:
         return next((packet.size for packet in container.demux(video=0) if packet.size), None)
 
 

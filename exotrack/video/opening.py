@@ -8,12 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from exotrack.camera import Camera
 from exotrack.depth import DepthTable
 from exotrack.errors import InputError, VideoError
+from exotrack.place import place
 from exotrack.protocol import Protocol
 from exotrack.video import av, colour, images, metadata, npy, omezarr, tiff
 from exotrack.video.calibration import calibration_of
@@ -56,7 +58,7 @@ def open_video(
     ----------
     path
         A file, a folder of frames (in natural order: img2 before img10), a pattern such as ``name_*.tif``, an OME-Zarr
-        folder, or its URL.
+        folder; or the URL of an OME-Zarr, a TIFF or a video file (``s3://``, ``https://`` …).
     pixel_size_um
         Side of a pixel in the sample, µm.
     frame_interval_s, fps
@@ -180,7 +182,7 @@ def _header(
 
 def _source(path: Path | str, rule: colour.Colour, choice: Mapping[str, Any]) -> Source:
     if isinstance(path, str):
-        return omezarr.open_source(path, **choice)
+        return _at_url(path, rule, choice)
     if not path.exists():
         if glob.has_magic(path.name):
             return _series(path, [p for p in path.parent.glob(path.name) if p.is_file()], choice)
@@ -205,6 +207,16 @@ def _source(path: Path | str, rule: colour.Colour, choice: Mapping[str, Any]) ->
     if suffix == ".nim":
         raise VideoError(f"{path}: the .nim format is not documented; export TIFF from the instrument's software")
     raise VideoError(f"{path}: files of type {suffix or 'without suffix'} are not read; what is read: {_READ_HERE}")
+
+
+def _at_url(url: str, rule: colour.Colour, choice: Mapping[str, Any]) -> Source:
+    """A video file or TIFF that is read block by block; anything else is taken for an OME-Zarr."""
+    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    if suffix in av.SUFFIXES:
+        return av.open_source(place(url), rule)
+    if suffix in tiff.SUFFIXES:
+        return tiff.open_source([place(url)], **choice)
+    return omezarr.open_source(url, **choice)
 
 
 def _series(where: Path, files: list[Path], choice: Mapping[str, Any]) -> Source:

@@ -15,9 +15,11 @@ import numpy as np
 import tifffile
 
 from exotrack.errors import InputError, VideoError
+from exotrack.place import is_remote
 from exotrack.tables import Array
 from exotrack.video import units
 from exotrack.video.axes import Planes, select_planes
+from exotrack.video.opened import opened
 from exotrack.video.source import Facts, checked_dtype, failures_named
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
@@ -49,10 +51,10 @@ class _Part:
     def _raw(self, pages: Iterable[int], offset: int) -> Iterator[Array]:
         # Read rather than mapped: the pages of a mapping stay resident and the process seems to grow with the video.
         dtype, count = np.dtype(self.stored_dtype), int(np.prod(self.page_shape))
-        with open(self.path, "rb") as file:
+        with opened(self.path) if is_remote(self.path) else self.path.open("rb") as file:
             for number in pages:
                 file.seek(offset + number * count * dtype.itemsize)
-                yield np.fromfile(file, dtype, count).reshape(self.page_shape)
+                yield np.frombuffer(file.read(count * dtype.itemsize), dtype, count).reshape(self.page_shape)
 
     def _decoded(self, pages: Iterable[int]) -> Iterator[Array]:
         with _opened(self.path) as tif, ExitStack() as other_files:
@@ -161,6 +163,8 @@ def _read_header(path: Path, channel: object, position: object) -> tuple[_Part, 
         dtype = checked_dtype(path, np.dtype(series.dtype))
         _check_palette(path, tif, page)
         files = sorted({Path(p.parent.filehandle.path) for p in series.pages if p is not None})
+        if is_remote(path):
+            files = []
         stored = np.dtype(series.dtype).newbyteorder(tif.byteorder)
         page_shape = tuple(int(n) for n in series.shape[n_leading:])
         part = _Part(
@@ -303,7 +307,7 @@ def _opened(path: Path) -> Iterator[Any]:
     kept: list[logging.LogRecord] = []
     _reports.kept = kept
     try:
-        with tifffile.TiffFile(path) as tif:
+        with opened(path) as file, tifffile.TiffFile(file) as tif:
             yield tif
     finally:
         _reports.kept = outer
