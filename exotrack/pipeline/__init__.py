@@ -233,7 +233,7 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
         if isinstance(outcome, work.Failed):
             logger.warning("%s failed: %s", task.name, outcome.reason)
             with storage.replacing_folder(left[task.name].folder, {"key": None}) as folder:
-                (folder / "error.txt").write_text(f"{outcome.reason}\n\n{outcome.trace}", encoding="utf-8")
+                storage.write_bytes(folder / "error.txt", f"{outcome.reason}\n\n{outcome.trace}".encode())
         outcomes[task.name] = outcome
         report.video()
     return [outcomes[job.row.video_id] for job in jobs]

@@ -50,6 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     """An empty temporary folder, which takes the place of `path` when the block ends without an exception.
 
+    Files in it are to be written with `replacing`, which sees to it that they are on the disk before the folder is.
     `record` becomes its completion record, with name, size and hash of every file.
     """
     if is_remote(path):
@@ -67,8 +68,6 @@ def replacing_folder(path: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     try:
         yield beside
         complete(beside, record)
-        for file in beside.iterdir():
-            _flush(file)
         remove(path)  # a folder cannot be replaced in one step: between the two the video counts as not done
         try:
             os.replace(beside, path)
