@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 import subprocess
 import sys
 import tomllib
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 
 import exotrack
 from exotrack import cli, lock, storage
-from exotrack.cli import terminal
+from exotrack.cli import logs, terminal
 from exotrack.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +26,8 @@ COMMANDS = ("demo", "run", "simulate", "convert", "inspect", "report", "compare"
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a command in this process: exit code, stdout, stderr."""
+
+    monkeypatch.setattr(cli.supervise, "is_child", lambda: True)  # `run` starts a process of its own otherwise
 
     def call(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["exotrack", *map(str, arguments)])
@@ -205,7 +211,8 @@ def test_a_failed_video_is_named_and_the_code_is_1(call, study, tmp_path):
     assert "good" not in err
     assert "D50, nm" in out
     assert (tmp_path / "out" / "report.html").is_file()
-    assert "single failed" in (tmp_path / "log.txt").read_text()
+    entries = [json.loads(line) for line in (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()]
+    assert any(e["level"] == "WARNING" and "single failed" in e["message"] for e in entries)
 
 
 def test_all_videos_fail(call, tmp_path):
@@ -348,11 +355,146 @@ def test_a_fault_of_ours_is_one_line_and_a_log(call, study, tmp_path, monkeypatc
         cli.main()
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_progress_without_a_terminal_is_a_few_lines(caplog):
     with caplog.at_level("INFO", logger="exotrack"), terminal.progress() as show:
         for done in range(0, 1001, 10):
             show("frames", done, 1000)
     assert [record.getMessage() for record in caplog.records] == ["frames 0 of 1000", "frames 1000 of 1000"]
+
+
+def test_progress_tells_rates_and_the_time_left(caplog):
+    clock = Clock()
+    meter = terminal.Meter(clock)
+    with caplog.at_level("INFO", logger="exotrack"):
+        for second in range(22):  # 20 frames and 10 MB a second; 5000 of the frames are from an earlier run
+            clock.now = 100.0 + second
+            beside = meter.report("frames", 5000 + 20 * second, 5600)
+            meter.report("MB", 2500 + 10 * second, 2800)
+    assert beside == "20/s, 10 MB/s, 9 s left"
+    assert [record.getMessage() for record in caplog.records] == [
+        "frames 5000 of 5600",
+        "frames 5200 of 5600, 20/s, 10 MB/s, 20 s left",
+        "frames 5400 of 5600, 20/s, 10 MB/s, 10 s left",
+    ]
+    fields = {
+        name: getattr(caplog.records[-1], name) for name in ("what", "done", "total", "per_s", "mb_per_s", "left_s")
+    }
+    assert fields == {"what": "frames", "done": 5400, "total": 5600, "per_s": 20.0, "mb_per_s": 10.0, "left_s": 10.0}
+
+
+def test_a_rate_is_of_the_last_half_minute():
+    rate = terminal.Rate()
+    assert rate.per_s is None
+    rate.report(0.0, 1000)
+    rate.report(0.1, 1010)
+    assert rate.per_s is None  # too soon to say
+    for second in range(1, 61):
+        rate.report(float(second), 1000 + 100 * second)
+    assert rate.per_s == 100.0
+    for second in range(61, 91):
+        rate.report(float(second), 7000 + 10 * (second - 60))
+    assert rate.per_s == 10.0
+    assert rate.left_s(7600) == 30.0
+    slow = terminal.Rate()  # whole videos, as a cluster reports them, may be further apart than that
+    for minute in range(4):
+        slow.report(60.0 * minute, 600 * minute)
+    assert slow.per_s == 10.0
+
+
+def test_a_log_file_has_json_lines(call, study, tmp_path):
+    """The option stands before the command or after it; later runs append."""
+    np.save(tmp_path / "a.npy", np.load(study.parent / "v0.npy")[:60])
+    sheet = sheet_with(tmp_path, "a.npy,B,S,0.3,30")
+    log = tmp_path / "log.jsonl"
+    assert call("--log-file", log, "run", sheet, "--out", tmp_path / "out")[0] == 0
+    first = log.read_text(encoding="utf-8").splitlines()
+    assert call("run", sheet, "--out", tmp_path / "out", "--force", "--log-file", log)[0] == 0
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert lines[: len(first)] == first
+    assert len(lines) > 1.5 * len(first)
+    entries = [json.loads(line) for line in lines]
+    for entry in entries:
+        assert {"time", "level", "logger", "message"} <= set(entry)
+        assert datetime.fromisoformat(entry["time"]).utcoffset() == timedelta(0)
+        assert re.fullmatch(r".*:\d\d\.\d{3}Z", entry["time"])
+    (frames,) = [e for e in entries[: len(first)] if e.get("what") == "frames" and e["done"] == e["total"]]
+    assert frames["logger"] == "exotrack.progress"
+    assert frames["total"] == 60
+    with pytest.raises(SystemExit):  # a folder
+        cli.app(["run", str(sheet), "--out", str(tmp_path / "out"), "--log-file", str(tmp_path)])
+
+
+def test_a_log_file_holds_tracebacks_on_one_line(tmp_path):
+    logs.start(tmp_path / "log.jsonl")
+    try:
+        raise ValueError("over\ntwo lines")
+    except ValueError:
+        logging.getLogger("exotrack.test").exception("it failed", extra={"where": tmp_path})
+    logs.start(None)
+    (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    entry = json.loads(line)
+    assert entry["message"] == "it failed"
+    assert "Traceback" in entry["exception"]
+    assert "ValueError: over\ntwo lines" in entry["exception"]
+    assert entry["where"] == str(tmp_path)
+
+
+def test_a_terminal_shows_what_the_pipeline_says_but_no_lines_of_progress(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    logs.start(tmp_path / "log.jsonl")
+    logging.getLogger("exotrack.pipeline.schedule").info("dask dashboard: %s", "http://here")
+    logging.getLogger("exotrack.localize.pieces").info("frames 0 to 9 in halves")
+    logging.getLogger("exotrack.localize.pieces").warning("frames 0 to 9 once more")
+    with terminal.progress() as show:
+        show("frames", 5, 10)
+    logs.start(None)
+    err = capsys.readouterr().err
+    assert "dask dashboard: http://here" in err
+    assert "once more" in err
+    assert "halves" not in err
+    assert "frames 5 of 10" not in err
+    assert "frames 5 of 10" in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_dry_run_says_what_would_be_done_and_touches_nothing(call, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("exotrack.pipeline.run", None)
+    np.save(tmp_path / "a.npy", np.load(study.parent / "v0.npy"))
+    (tmp_path / "damaged.avi").write_bytes(b"no video")
+    sheet = sheet_with(tmp_path, "a.npy,B,S,0.3,30", "damaged.avi,B,S,0.3,30")
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    code, out, _ = call("run", sheet, "--out", tmp_path / "new" / "out", "--dry-run", "--workers", "2")
+    assert code == 0
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+    for row in (["videos", "2"], ["frames", "120"], ["workers", "2"], ["videos that cannot be read", "1"]):
+        assert re.search(rf"^ {row[0]} +{row[1]} *$", out, re.MULTILINE), row
+    assert re.search(r"raw pixels +2 MB", out)
+    assert "cannot be read: " in out
+    assert "damaged.avi" in out
+    assert "estimate" in out
+    assert call("run", sheet, "--out", tmp_path / "out", "--dry-run", "--workers", "0")[0] == 2
+    assert call("run", tmp_path / "none.csv", "--out", tmp_path / "out", "--dry-run")[0] == 2
+
+
+def test_a_dry_run_on_finished_results(call, study, results):
+    before = sorted((p, p.stat().st_mtime_ns) for p in results.rglob("*"))
+    protocol = results / "protocol.toml"
+    code, out, _ = call("run", study, "--out", results, "--protocol", protocol, "--dry-run")
+    assert code == 0
+    assert "4 more are kept" in out
+    assert sorted((p, p.stat().st_mtime_ns) for p in results.rglob("*")) == before
+    code, out, _ = call("run", study, "--out", results, "--scheduler", "tcp://host:8786", "--force", "--dry-run")
+    assert code == 0
+    assert "those of the cluster" in out
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):

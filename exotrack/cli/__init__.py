@@ -14,13 +14,12 @@ import os
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from exotrack import __version__
-from exotrack.cli import devices, inspection, study, supervise, terminal, videos
+from exotrack.cli import devices, inspection, logs, study, supervise, terminal, videos
 from exotrack.errors import ExotrackError, RunError
 
 # The modules of this folder import what they need inside the commands: `exotrack --help` must not wait for compilers
@@ -44,13 +43,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    log_file: Annotated[Path | None, typer.Option(help="Write a detailed log to this file.", metavar="FILE")] = None,
+    log_file: logs.LogFile = None,
     version: Annotated[  # noqa: ARG001  # acted on by its callback
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """From raw nanoparticle-tracking video to a batch quality record for extracellular vesicles."""
-    terminal.start_logging(log_file)
+    logs.start(log_file)
 
 
 for _command in (

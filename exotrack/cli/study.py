@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exotrack.cli import terminal
+from exotrack.cli import logs, terminal
 from exotrack.errors import InputError
 
 if TYPE_CHECKING:
+    from exotrack.pipeline.planning import Job
     from exotrack.storage import Results
 
 INTERRUPTED = 130
@@ -47,7 +48,9 @@ def demo(
 
 
 def run(
-    samplesheet: Annotated[str, typer.Argument(help="Sample sheet: CSV, one row per video; path or URL.", metavar="SAMPLESHEET")],
+    samplesheet: Annotated[
+        str, typer.Argument(help="Sample sheet: CSV, one row per video; path or URL.", metavar="SAMPLESHEET")
+    ],
     out: Annotated[str, typer.Option(help="Result folder, new or of an earlier run of this study; path or URL.")],
     protocol: Annotated[
         Path | None, typer.Option(help="Settings of the analysis; all have defaults.", metavar="P.toml")
@@ -63,6 +66,10 @@ def run(
     block_frames: Annotated[
         int | None, typer.Option(help="Frames handled at a time; never changes a result.", metavar="N")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and about how long it would take; do nothing.")
+    ] = False,
+    log_file: logs.LogFile = None,
 ) -> None:
     """Analyse every video of a sample sheet, and write tables and report.
 
@@ -77,7 +84,15 @@ def run(
     from exotrack import pipeline
     from exotrack.protocol import Protocol
 
+    if log_file is not None:
+        logs.start(log_file)
     settings = Protocol() if protocol is None else Protocol.from_toml(protocol)
+    if dry_run:
+        planned = pipeline.plan(
+            samplesheet, out, settings, backend=backend.value, force=force, block_frames=block_frames
+        )
+        _show_plan(planned, scheduler, workers)
+        return
     with _resumable(), terminal.progress() as show:
         results = pipeline.run(
             samplesheet,
@@ -166,6 +181,39 @@ def calibrate(
     header = ["beads, nm", "signal, DN", "depth, µm", "standard uncertainty"]
     terminal.table("Effective depth", header, rows)
     terminal.say(f"Depth table: {out}")
+
+
+def _show_plan(jobs: Sequence[Job], scheduler: str, workers: int | None) -> None:
+    """What `run` would do, how much memory it would take, and about how long."""
+    from exotrack.pipeline.forecast import forecast
+
+    here = scheduler in ("threads", "local")
+    plan = forecast(jobs, workers, processes=scheduler != "threads")
+    kept = f" ({plan.n_kept} more are kept from an earlier run)" if plan.n_kept else ""
+    rows = [
+        ["videos", f"{plan.n_videos}{kept}"],
+        ["videos that cannot be read", f"{len(plan.unreadable)}"],
+        ["frames", f"{plan.n_frames}"],
+        ["raw pixels", _bytes(plan.n_bytes)],
+        ["windows of the time grid", f"{plan.n_windows}"],
+        ["blocks of frames", f"{plan.n_blocks}"],
+        ["tasks", f"{plan.n_tasks}"],
+        ["workers", f"{plan.workers}" if here else "those of the cluster"],
+        ["peak memory per worker, about", _bytes(plan.worker_bytes)],
+    ]
+    if here:
+        rows += [["peak memory in all, about", _bytes(plan.total_bytes)]]
+        rows += [["time, about", terminal.duration(plan.seconds)]]
+    else:
+        rows += [["time on one worker like this machine, about", terminal.duration(plan.seconds)]]
+    terminal.table("Plan: nothing was computed or written", ["what", "value"], rows)
+    for reason in plan.unreadable:
+        terminal.say(f"cannot be read: {reason}")
+    terminal.say(plan.basis)
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 def _ratio(pair: Mapping[Any, Any], name: str, *, invert: bool) -> str:

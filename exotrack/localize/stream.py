@@ -247,13 +247,17 @@ def localize(
         first, frames = next(parts)
         usable = _usable(frames, limit, operations, size)
         model = _learn(_kept(frames, usable), source, protocol, operations, camera)
-        parts = chain([(first, frames)], parts)
+        parts = chain(iter([(first, frames)]), parts)
         del frames
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
         if pool is not None and operations.IN_FLIGHT > 1:
             return Localizations.concat(list(_ahead(pool, window, ((*part, model) for part in parts), threads)))
-        return Localizations.concat([window(*part, model, pool) for part in parts])
+        found = []
+        for first, frames in parts:
+            found.append(window(first, frames, model, pool))
+            del frames
+        return Localizations.concat(found)
 
 
 def _ahead(
@@ -308,6 +312,7 @@ def _window_frames(
             bad = first + int(np.argmin(np.isfinite(frames).all(axis=(1, 2))))
             raise InputError(f"frame {bad} has pixels that are not finite; fill them in, or leave the frame out")
         yield first, frames
+        del frames  # one window at a time: it must be gone before the next is read
 
 
 def _source(video: FrameSource | Array, acquisition: Acquisition | None) -> FrameSource:

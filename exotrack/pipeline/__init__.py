@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -226,8 +227,16 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
         logger.info("%d videos are kept from an earlier run", len(outcomes))
     report = _Progress(jobs, len(outcomes), progress)
     watch = Watch(report.frames)
-    count = watch if engine.in_process else None
-    for task, outcome in engine.run((_task(job, count) for job in left.values()), watch):
+    counted: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def count(name: str, frames: int) -> None:
+        with lock:
+            counted[name] += frames
+        watch(frames)
+
+    tasks = (_task(job, partial(count, name) if engine.in_process else None) for name, job in left.items())
+    for task, outcome in engine.run(tasks, watch):
         if isinstance(outcome, WorkerLost):
             outcome = work.Failed(f"{left[task.name].row.video}: {outcome}; look for damage", "", None, None)
         if isinstance(outcome, work.Failed):
@@ -235,6 +244,8 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
             with storage.replacing_folder(left[task.name].folder, {"key": None}) as folder:
                 storage.write_bytes(folder / "error.txt", f"{outcome.reason}\n\n{outcome.trace}".encode())
         outcomes[task.name] = outcome
+        if engine.in_process and counted[task.name] < task.frames:  # of a video that failed half-way
+            watch(task.frames - counted[task.name])
         report.video()
     return [outcomes[job.row.video_id] for job in jobs]
 
@@ -261,14 +272,14 @@ class _Progress:
             self._progress("videos", self._videos, self._n_videos)
 
 
-def _task(job: Job, watch: Watch | None) -> Task:
+def _task(job: Job, count: work.Count | None) -> Task:
     """The graph of one video: begin, its parts side by side, finish."""
 
     def build(token: str) -> Delayed:
         name = f"{token}-{job.row.video_id}"
         begun = delayed(partial(work.begin, job), pure=False)(dask_key_name=f"begin-{name}")
         found = [
-            delayed(partial(work.find, job, part=part, count=watch), pure=False)(
+            delayed(partial(work.find, job, part=part, count=count), pure=False)(
                 begun, dask_key_name=f"localize-{name}-{part[0]}"
             )
             for part in job.parts

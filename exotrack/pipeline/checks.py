@@ -124,5 +124,6 @@ def _uncut(acquisition: Acquisition) -> Acquisition:
 def _read(source: Video, part: tuple[slice, slice, slice]) -> Array:
     """The frames of a region, block by block."""
     frames, rows, columns = part
-    blocks = [block[:, rows, columns] for _, block in source.blocks(32, frames.start, frames.stop)]
+    # Copies: a view of a part keeps whole frames in memory, 4 GB of them at 2048×2048 pixels of 16 bits.
+    blocks = [np.array(block[:, rows, columns]) for _, block in source.blocks(32, frames.start, frames.stop)]
     return np.concatenate(blocks)

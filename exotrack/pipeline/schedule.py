@@ -177,7 +177,10 @@ class Cluster:
     @cached_property
     def client(self) -> Any:
         """Client of dask.distributed; processes of this machine are started when it is first asked for."""
-        return self._start()
+        client = self._start()
+        if link := getattr(client, "dashboard_link", None):
+            logger.info("dask dashboard: %s", link)
+        return client
 
     def resolve(self, backend: str) -> Resolved:
         """What a backend means on the workers.
@@ -202,8 +205,6 @@ class Cluster:
         """Results of the tasks as they come; `WorkerLost` for a task whose worker died twice."""
         from distributed import as_completed
 
-        if link := getattr(self.client, "dashboard_link", None):
-            logger.info("dask dashboard: %s", link)
         left, again, running = iter(tasks), [], {}
         ended = as_completed()
 

@@ -271,7 +271,7 @@ def _write_png(path: Path, frame: Array) -> None:
     """An 8-bit picture of a frame, stretched from its 0.5th to its 99.8th percentile."""
     low, high = np.percentile(frame, (0.5, 99.8))
     grey = (frame.astype(np.float64) - low) / max(high - low, 1.0)
-    storage.write_bytes(path, imagecodecs.png_encode(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)))
+    storage.write_bytes(path, bytes(imagecodecs.png_encode(np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8))))
 
 
 @contextmanager

@@ -223,7 +223,7 @@ def _columns(path: Path, columns: list[str]) -> dict[str, Array] | None:
 def _curves(path: Path) -> dict[tuple[str, str], Curve]:
     names = ["level", "id", "diameter_nm", "density_per_nm", "lo", "hi", "weighting", "limit_nm"]
     columns = _columns(path, names)
-    if columns is None:
+    if columns is None or not len(columns["id"]):
         return {}
     curves = {}
     keys = list(zip(columns["level"].astype(str), columns["id"].astype(str), strict=True))
