@@ -16,7 +16,20 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("exotrack", "numpy", "numba", "scipy", "trackpy", "laptrack", "scikit-image", "picassosr")
+PACKAGES = (
+    "exotrack",
+    "numpy",
+    "numba",
+    "scipy",
+    "trackpy",
+    "laptrack",
+    "scikit-image",
+    "picassosr",
+    "zarr",
+    "numcodecs",
+    "zarrs",
+    "dask",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -32,6 +32,8 @@ def test_readme_examples(tmp_path, monkeypatch):
     simulated = exotrack.simulate(n_frames=120, frame_shape=(120, 160), particles_per_frame=8.0, snr=12.0, seed=3)
     simulated.video.write(tmp_path / "sample.avi")
     monkeypatch.chdir(tmp_path)
+    Path("sheet.csv").write_text("video,batch,sample,pixel_size_um,fps,exposure_s\nsample.avi,B07,S,0.3,30,0.02\n")
+    exotrack.run("sheet.csv", "results", exotrack.Protocol.from_dict({"size": {"bootstrap": 50}}))
     session: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), session)
