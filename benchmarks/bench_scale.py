@@ -54,7 +54,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows += _workers(folder / "workers", n_videos=2 if quick else 4, n_frames=60 if quick else 600)
+        rows += _workers(folder / "workers", quick)
         rows += _overhead(20 if quick else 1000)
         rows += _memory(folder / "memory", quick)
         rows += _many(folder / "many", n_videos=20 if quick else 10_000)
@@ -102,14 +102,15 @@ def write_study(folder: Path, n_videos: int, shape: tuple[int, int], n_frames: i
     return sheet
 
 
-def _workers(folder: Path, n_videos: int, n_frames: int) -> list[dict[str, Any]]:
+def _workers(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """Strong scaling (the same study on one and two workers) and weak (half of it on one, all on two)."""
+    n_videos, n_frames = (2, 60) if quick else (4, 600)
     whole = write_study(folder / "study", n_videos, (480, 640), n_frames)
     lines = whole.read_text().splitlines()
     half = whole.with_name("half.csv")
     half.write_text("\n".join(lines[: 1 + n_videos // 2]) + "\n")
     rows = []
-    for scheduler in ("threads", "local"):
+    for scheduler in ("threads",) if quick else ("threads", "local"):
         taken = {
             (sheet.stem, workers): analyse(
                 sheet, folder / f"{sheet.stem}-{scheduler}-{workers}", scheduler=scheduler, workers=workers
@@ -149,7 +150,7 @@ def _memory(folder: Path, quick: bool) -> list[dict[str, Any]]:
         sizes = [((96, 128), "uint8", (60, 120))]
     rows = []
     for shape, dtype, lengths in sizes:
-        for n_videos, n_frames in ((1, lengths[0]), (1, lengths[1]), (4, lengths[0])):
+        for n_videos, n_frames in ((1, lengths[0]), (1, lengths[1]), (4, lengths[0]))[: 1 if quick else 3]:
             place = folder / f"{shape[0]}-{n_videos}-{n_frames}"
             sheet = write_study(place, n_videos, shape, n_frames, dtype)
             found = analyse(sheet, place / "out", workers=1)

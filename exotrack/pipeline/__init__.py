@@ -238,7 +238,8 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
     tasks = (_task(job, partial(count, name) if engine.in_process else None) for name, job in left.items())
     for task, outcome in engine.run(tasks, watch):
         if isinstance(outcome, WorkerLost):
-            outcome = work.Failed(f"{left[task.name].row.video}: {outcome}; look for damage", "", None, None)
+            reason = f"{left[task.name].row.video}: {outcome}; it may be damaged, or want more memory than there is"
+            outcome = work.Failed(reason, "", None, None)
         if isinstance(outcome, work.Failed):
             logger.warning("%s failed: %s", task.name, outcome.reason)
             with storage.replacing_folder(left[task.name].folder, {"key": None}) as folder:

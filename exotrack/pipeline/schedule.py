@@ -147,7 +147,7 @@ class Threads:
                         yield waiting.pop(future), future.result()
                 for task in suspects:
                     lost = journal.crashes(task.name) > CRASHES_MOST
-                    yield task, WorkerLost("the program crashed twice on it") if lost else compute(task)
+                    yield task, WorkerLost("its process died twice") if lost else compute(task)
         except BaseException:
             watch.stop()
             raise
@@ -206,7 +206,7 @@ class Cluster:
         from distributed import as_completed
 
         left, again, running = iter(tasks), [], {}
-        ended = as_completed()
+        ended = as_completed(loop=self.client.loop)
 
         def submit(some: Iterable[Task]) -> None:
             for task in some:
@@ -258,7 +258,7 @@ class Cluster:
                 "command again when it is back"
             ) from error
         if isinstance(failed, KilledWorker):
-            return WorkerLost(f"its worker died: {failed}")
+            return WorkerLost("its process died twice")
         raise failed
 
     def _room(self) -> int:
