@@ -145,12 +145,13 @@ def _overhead(n_graphs: int) -> list[dict[str, Any]]:
 
 def _memory(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """Peak memory of a run with one worker, by length and number of the videos."""
-    sizes = [((480, 640), "uint8", (300, 3000)), ((2048, 2048), "uint16", (60, 240))]
+    sizes = [((480, 640), "uint8", (300, 3000, 6000)), ((2048, 2048), "uint16", (60, 240, 480))]
     if quick:
-        sizes = [((96, 128), "uint8", (60, 120))]
+        sizes = [((96, 128), "uint8", (60,))]
     rows = []
     for shape, dtype, lengths in sizes:
-        for n_videos, n_frames in ((1, lengths[0]), (1, lengths[1]), (4, lengths[0]))[: 1 if quick else 3]:
+        cases = [(1, length) for length in lengths] + [(n, lengths[0]) for n in (() if quick else (4, 8))]
+        for n_videos, n_frames in cases:
             place = folder / f"{shape[0]}-{n_videos}-{n_frames}"
             sheet = write_study(place, n_videos, shape, n_frames, dtype)
             found = analyse(sheet, place / "out", workers=1)

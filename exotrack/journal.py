@@ -24,7 +24,9 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._crashes, self.under_way = _read(path) if path is not None and path.exists() else (Counter[str](), set())
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self._crashes, self.under_way = _read(lines)
+        self.done = {line.removeprefix("end ") for line in lines if line.startswith("end ")}
 
     @classmethod
     def of_this_process(cls) -> Journal:
@@ -55,11 +57,11 @@ class Journal:
                 stream.write(f"{line}\n")
 
 
-def _read(path: Path) -> tuple[Counter[str], set[str]]:
+def _read(lines: list[str]) -> tuple[Counter[str], set[str]]:
     """Crashes per thing that was under way, and what is under way since the last one."""
     under_way: set[str] = set()
     found: Counter[str] = Counter()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         event, _, thing = line.partition(" ")
         if event == "begin":
             under_way.add(thing)

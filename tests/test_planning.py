@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,16 +15,23 @@ from dask.delayed import delayed
 
 import exotrack as et
 from exotrack import report, storage
+from exotrack.errors import RunError, VideoError
 from exotrack.journal import Journal
-from exotrack.pipeline import plan
+from exotrack.pipeline import plan, pool
 from exotrack.pipeline.schedule import Task, Watch, WorkerLost, connect
-from exotrack.video import footprint
+from exotrack.video import convert, footprint, open_header
 from exotrack.video.npy import NpySource
 
 SHORT = et.Protocol.from_dict(
     {"size": {"bootstrap": 50}, "check": {"ddm": False, "piccs": False, "detection_limit": False}}
 )
 LONG_AGO = 1_600_000_000
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Files count as settled at once, whatever the time of their last change of status."""
+    monkeypatch.setattr("exotrack.video.footprints.SETTLED_S", -10.0)
 
 
 @pytest.fixture
@@ -135,9 +143,10 @@ def test_a_footprint_is_nothing_where_it_could_mislead(tmp_path):
     video = tmp_path / "v.npy"
     assert footprint(video) is None  # missing
     video.write_bytes(b"1")
-    assert footprint(video) is None  # it may be written again within the same tick of the clock
-    os.utime(video, (LONG_AGO, LONG_AGO))
     assert footprint(video) is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exotrack.video.footprints.SETTLED_S", 2.0)
+        assert footprint(video) is None  # it may be written again within the same tick of the clock
     assert footprint(video, [tmp_path / "camera.npz"]) is None  # a further file is missing
     assert footprint("http://127.0.0.1/v.zarr") is None  # a web server lists nothing
 
@@ -217,3 +226,83 @@ def test_a_result_folder_at_a_url_needs_no_rename(sheet, no_report):
     assert storage.completion(results.path / "videos" / "v0")["key"] == results.run["inputs"]["v0"]["key"]
     assert len(et.open_results(out).particles()) > 0
     assert "complete.json" in {path.name for path in results.path.iterdir()}
+
+
+# What the results outlive --------------------------------------------------------------------------------------------
+
+
+def test_finished_results_outlive_an_input_that_cannot_be_read(sheet, no_report, monkeypatch):
+    out = sheet.parent / "out"
+    first = et.run(sheet, out, SHORT)
+    kept = {p: p.read_bytes() for p in (out / "videos" / "v0").iterdir()}
+    os.utime(sheet.parent / "v0.npy", (LONG_AGO, LONG_AGO + 5))  # so that it is looked at
+    with monkeypatch.context() as patch:
+        patch.setattr("exotrack.pipeline.planning.videos.open_header", _refuse)
+        assert list(et.run(sheet, out, SHORT).failures) == ["v0"]
+    assert {p: p.read_bytes() for p in (out / "videos" / "v0").iterdir()} == kept
+    assert (et.run(sheet, out, SHORT).path / "batches.csv").read_bytes() == (first.path / "batches.csv").read_bytes()
+
+
+_open_header = open_header
+
+
+def _refuse(path, **more):
+    if Path(path).name != "v0.npy":
+        return _open_header(path, **more)
+    raise VideoError(f"{path}: permission denied; give this user read access to it")
+
+
+def test_results_that_changed_under_way_are_not_pooled(sheet, no_report, monkeypatch):
+    real = pool.write
+
+    def write(out, jobs, keys, *rest):
+        real(out, jobs, {**keys, "v0": "another"}, *rest)
+
+    monkeypatch.setattr(pool, "write", write)
+    with pytest.raises(RunError, match=r"v0: was changed while the run was under way; run the same command again"):
+        et.run(sheet, sheet.parent / "out", SHORT)
+
+
+def test_a_worker_with_other_code_is_not_trusted(sheet, no_report, monkeypatch):
+    monkeypatch.setattr("exotrack.pipeline.work.code_sha256", lambda: "other")
+    with pytest.raises(RunError, match="a worker runs other code"):
+        et.run(sheet, sheet.parent / "out", SHORT)
+
+
+def test_a_linked_folder_is_part_of_a_video(tmp_path):
+    source = tmp_path / "v.npy"
+    np.save(source, np.arange(4 * 32 * 32, dtype=np.uint16).reshape(4, 32, 32))
+    before = convert(et.open_video(source, pixel_size_um=0.3, fps=30), tmp_path / "v.zarr").sha256()
+    shutil.move(tmp_path / "v.zarr" / "0", tmp_path / "elsewhere")
+    (tmp_path / "v.zarr" / "0").symlink_to(tmp_path / "elsewhere")
+    linked = et.open_video(tmp_path / "v.zarr")
+    assert linked.sha256() == before
+    shard = next(path for path in (tmp_path / "elsewhere" / "c").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[::-1])
+    assert linked.sha256() != before
+
+
+def test_a_url_that_cannot_be_asked_has_no_footprint():
+    assert footprint("nonsense://a/v.zarr") is None
+    assert footprint("file:///nowhere/v.npy") is None
+
+
+def test_an_interruption_ends_what_has_not_begun():
+    begun = []
+
+    def build(token: str):
+        many = [delayed(_slow, pure=False)(begun, dask_key_name=f"{n}-{token}") for n in range(100)]
+        return delayed(len, pure=False)(many, dask_key_name=f"all-{token}")
+
+    with connect("threads", 2) as engine:
+        quick = Task("quick", lambda token: delayed(int, pure=False)("1", dask_key_name=token))
+        found = engine.run([quick, Task("long", build)], Watch(None))
+        next(found)
+        with pytest.raises(KeyboardInterrupt):
+            found.throw(KeyboardInterrupt)  # as Ctrl-C does while it waits
+    assert len(begun) < 50
+
+
+def _slow(begun: list[int]) -> None:
+    begun.append(1)
+    time.sleep(0.02)

@@ -91,7 +91,7 @@ def run(
     started = datetime.now(UTC)
     out, protocol = _absolute(place(out)), protocol or Protocol()
     backends.check_name(backend)
-    study = samplesheet.read(sheet)
+    study, raw = samplesheet.read(sheet), place(sheet).read_bytes()
     _check_block(block_frames)
     known = {row.video_id for row in study}
     storage.check(out, known, force=force)  # a lock has no business in a folder that is not ours
@@ -117,7 +117,7 @@ def run(
             storage.begin(out, known, {**software(), "started_utc": _stamp(started), "inputs": before})
             try:
                 storage.write_bytes(out / "protocol.toml", protocol.to_toml().encode())
-                storage.write_bytes(out / "samplesheet.csv", place(sheet).read_bytes())
+                storage.write_bytes(out / "samplesheet.csv", raw)
                 _work(jobs, out, protocol, found, engine, progress, started)
                 return open_results(out)
             except ExotrackError as error:
@@ -184,8 +184,9 @@ def _work(
     outcomes = _videos(jobs, engine, progress)
     seconds = _total(outcomes)
     failures = _failures(jobs, outcomes)
+    keys = {job.row.video_id: o.key for job, o in zip(jobs, outcomes, strict=True) if isinstance(o, work.Done)}
     with work.timed(seconds, "pool"):
-        pool.write(out, jobs, failures, protocol, found.backend, engine, progress)
+        pool.write(out, jobs, keys, failures, protocol, found.backend, engine, progress)
     record = {
         **software(),
         "backend": found.backend,
@@ -202,7 +203,6 @@ def _work(
     from exotrack import report  # plotting libraries have no business on the workers, which import this module too
 
     report.write(out)
-    keys = {job.row.video_id: o.key for job, o in zip(jobs, outcomes, strict=True) if isinstance(o, work.Done)}
     decided = {"key": pool.key(jobs, keys, failures, protocol), "protocol_sha256": protocol.sha256}
     storage.complete(out, {**decided, "exotrack": record["exotrack"], "code_sha256": code_sha256()}, pool.TABLES)
 
@@ -242,13 +242,20 @@ def _videos(jobs: Sequence[Job], engine: Threads | Cluster, progress: Progress |
             outcome = work.Failed(reason, "", None, None)
         if isinstance(outcome, work.Failed):
             logger.warning("%s failed: %s", task.name, outcome.reason)
-            with storage.replacing_folder(left[task.name].folder, {"key": None}) as folder:
-                storage.write_bytes(folder / "error.txt", f"{outcome.reason}\n\n{outcome.trace}".encode())
+            _note_failure(left[task.name], outcome)
         outcomes[task.name] = outcome
         if engine.in_process and counted[task.name] < task.frames:  # of a video that failed half-way
             watch(task.frames - counted[task.name])
         report.video()
     return [outcomes[job.row.video_id] for job in jobs]
+
+
+def _note_failure(job: Job, failed: work.Failed) -> None:
+    """Put reason and traceback where the results would be; but finished ones outlive an input that cannot be read."""
+    if not failed.sha256 and (storage.completion(job.folder) or {}).get("key"):
+        return
+    with storage.replacing_folder(job.folder, {"key": None}) as folder:
+        storage.write_bytes(folder / "error.txt", f"{failed.reason}\n\n{failed.trace}".encode())
 
 
 class _Progress:

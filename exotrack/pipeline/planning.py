@@ -19,7 +19,7 @@ from exotrack.pipeline.provenance import code_sha256, libraries
 from exotrack.protocol import Protocol
 from exotrack.samplesheet import FILES, Row, SampleSheet
 from exotrack.video.calibration import CameraFile
-from exotrack.video.footprint import files_of
+from exotrack.video.footprints import files_of
 
 PART_BYTES: Final = 100_000_000
 """Least size of a part of a video that is worth a task of its own."""
@@ -147,7 +147,8 @@ def plan_videos(
         source: videos.Video | None = None
         parts: tuple[Part, ...] = ()
         problem = ""
-        kept = None if force else _kept(folder, seen, (earlier or {}).get(row.video_id))
+        again = force and row.video_id not in journal.done  # a run that crashed and goes on makes nothing twice
+        kept = None if again else _kept(folder, seen, (earlier or {}).get(row.video_id))
         if kept is None:
             try:
                 source = _open(row, own, journal)
@@ -158,7 +159,7 @@ def plan_videos(
                 problem = str(error)
             if source is not None and not _foreseen(row, source):
                 seen = None
-        job = Job(row, source, problem, parts, own, backend, folder, force, block_frames, code_sha256(), seen, kept)
+        job = Job(row, source, problem, parts, own, backend, folder, again, block_frames, code_sha256(), seen, kept)
         jobs.append(job)
     if faults:
         raise InputError("\n".join([f"{sheet.path}: {len(faults)} video(s) cannot be analysed as described:", *faults]))
@@ -184,8 +185,11 @@ def _foreseen(row: Row, source: videos.Video) -> bool:
     beside = {origin for name, (_, origin) in source.metadata.items() if name in FILES}
     if isinstance(source.calibration, CameraFile):
         beside.add(source.calibration.origin)
-    covered = {file.resolve() for file in files_of(Path(row.video))} if source.source.facts.files else set()
-    return beside <= {"sample sheet"} and all(file.resolve() in covered for file in source.source.facts.files)
+    files = source.source.facts.files
+    covered = set(files_of(Path(row.video))) if files else set()
+    if not covered.issuperset(files):  # a file may be named in another way; to resolve all names takes long
+        covered, files = {file.resolve() for file in covered}, tuple(file.resolve() for file in files)
+    return beside <= {"sample sheet"} and covered.issuperset(files)
 
 
 def _kept(folder: Path, seen: str | None, before: Any) -> Mapping[str, Any] | None:

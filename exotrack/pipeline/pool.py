@@ -1,7 +1,7 @@
 """From the tracks of all videos to the distributions of samples and batches, and the comparison of batches.
 
-Everything here is computed from the finished folders, so that a resumed run gives what an uninterrupted one gives. The
-likelihood rows of one batch are in memory at a time.
+Everything here is computed from the finished folders, so that a resumed run gives what an uninterrupted one gives. A
+batch is one graph: the likelihood rows of all its videos, some megabytes each, are in memory together.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def key(jobs: Sequence[Job], keys: Mapping[str, str], failures: Mapping[str, Any
 def write(
     out: Path,
     jobs: Sequence[Job],
+    keys: Mapping[str, str],
     failures: Mapping[str, Any],
     protocol: Protocol,
     backend: str,
@@ -120,7 +121,7 @@ def write(
         of_batch.setdefault(group.batch, []).append(group)
     found: dict[tuple[str, str], Pooled] = {}
     listed: dict[str, Mapping[str, Any]] = {}
-    tasks = (_task(batch, mine, blanks.get(batch, []), protocol, backend) for batch, mine in of_batch.items())
+    tasks = (_task(batch, mine, blanks.get(batch, []), keys, protocol, backend) for batch, mine in of_batch.items())
     for done, (task, result) in enumerate(engine.run(tasks, Watch(None)), start=1):
         if isinstance(result, Exception):
             raise RunError(f"{task.name}: {result}")
@@ -148,7 +149,14 @@ def _members(group: Group) -> tuple[str, ...]:
     return tuple(job.row.video_id for job in group.jobs)
 
 
-def _task(batch: str, mine: Sequence[Group], blanks: Sequence[Job], protocol: Protocol, backend: str) -> Task:
+def _task(
+    batch: str,
+    mine: Sequence[Group],
+    blanks: Sequence[Job],
+    keys: Mapping[str, str],
+    protocol: Protocol,
+    backend: str,
+) -> Task:
     """The graph of one batch: likelihood rows per video, then one task per set of videos.
 
     A video is often all that its sample has, and a sample all that its batch has: such groups share one task.
@@ -160,7 +168,7 @@ def _task(batch: str, mine: Sequence[Group], blanks: Sequence[Job], protocol: Pr
 
     def build(token: str) -> Delayed:
         members = {
-            name: delayed(partial(_member, job), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
+            name: delayed(partial(_member, job, keys[name]), pure=False)(dask_key_name=f"likelihood-{token}-{name}")
             for name, job in by_name.items()
         }
         of_blanks = [members[job.row.video_id] for job in blanks]
@@ -179,7 +187,9 @@ def _task(batch: str, mine: Sequence[Group], blanks: Sequence[Job], protocol: Pr
     return Task(f"batch {batch}", build)
 
 
-def _member(job: Job) -> Member:
+def _member(job: Job, key: str) -> Member:
+    if (storage.completion(job.folder) or {}).get("key") != key:
+        raise RunError(f"{job.folder}: was changed while the run was under way; run the same command again")
     record = storage.read_record(job.folder) or {}
     detection = detection_from(record)
     detect = None if detection is None else detection.at

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -150,6 +150,7 @@ class Threads:
                     yield task, WorkerLost("its process died twice") if lost else compute(task)
         except BaseException:
             watch.stop()
+            pool.shutdown(wait=False, cancel_futures=True)  # first of all: a leader waits for all of its graph
             raise
         finally:
             leaders.shutdown(wait=True, cancel_futures=True)
@@ -215,8 +216,11 @@ class Cluster:
                 ended.add(future)
 
         try:
-            submit(islice(left, self._room()))
-            for future in ended:
+            with self._connected():
+                submit(islice(left, self._room()))
+            while running:
+                with self._connected():
+                    future = next(ended)
                 task = running.pop(future)
                 result = self._result(future)
                 if isinstance(result, WorkerLost):
@@ -225,16 +229,19 @@ class Cluster:
                     watch(task.frames)
                     yield task, result
                 del future
-                submit(islice(left, max(self._room() - len(running), 0)))
+                with self._connected():
+                    submit(islice(left, max(self._room() - len(running), 0)))
             for task in again:
                 logger.warning("%s: its worker died; it is tried once more, alone", task.name)
-                future = self.client.compute(task.build(uuid4().hex[:12]), optimize_graph=False)
+                with self._connected():
+                    future = self.client.compute(task.build(uuid4().hex[:12]), optimize_graph=False)
                 running[future] = task
                 result = self._result(future)
                 watch(task.frames)
                 yield running.pop(future), result
         except BaseException:
-            self.client.cancel(list(running))
+            with suppress(Exception):  # nothing may hide why it ends
+                self.client.cancel(list(running))
             raise
 
     def _result(self, future: Any) -> Any:
@@ -245,21 +252,29 @@ class Cluster:
         RunError
             If the scheduler is gone, or the task says that the run cannot go on.
         """
-        from distributed import CancelledError, KilledWorker, wait
+        from distributed import KilledWorker, wait
 
-        try:
+        with self._connected():
             wait(future)
             failed = future.exception() if future.status == "error" else None
             if failed is None:
                 return future.result()
+        if isinstance(failed, KilledWorker):
+            return WorkerLost("its process died twice")
+        raise failed
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Turn what a lost scheduler raises into words."""
+        from distributed import CancelledError
+
+        try:
+            yield
         except (CancelledError, TimeoutError, OSError) as error:
             raise RunError(
                 f"{self.words}: the connection to it was lost ({error}); finished videos are kept: run the same "
                 "command again when it is back"
             ) from error
-        if isinstance(failed, KilledWorker):
-            return WorkerLost("its process died twice")
-        raise failed
 
     def _room(self) -> int:
         """Graphs that may be under way."""

@@ -16,11 +16,12 @@ import numpy as np
 
 from exotrack import __version__, storage
 from exotrack.diffusion import measure
-from exotrack.errors import ExotrackError, RunError, VideoError
+from exotrack.errors import BackendError, DeviceError, ExotrackError, RunError, VideoError
 from exotrack.link import link
 from exotrack.localize import calibrate, localize
 from exotrack.pipeline import checks, record
 from exotrack.pipeline.planning import Job, Part
+from exotrack.pipeline.provenance import code_sha256
 from exotrack.pipeline.quality import SPOTS_USUAL
 from exotrack.place import is_remote
 from exotrack.tables import Array, Localizations, Particles, SpotModel, Tracks
@@ -95,12 +96,18 @@ def _fails_alone(task: Callable[Concatenate[Job, P], R]) -> Callable[Concatenate
         failed = next((value for value in before if isinstance(value, Failed)), None)
         if failed is not None:
             return failed
+        if job.code_sha256 != code_sha256():
+            raise RunError("a worker runs other code of exotrack than the one that planned the run; install the same")
         known = before[0] if before else None
         sha256, size = (known.sha256, known.size_bytes) if known else (None, None)
         try:
             return task(job, *args, **kwargs)
         except RunError:
             raise  # not the fault of this video
+        except BackendError as error:
+            if not isinstance(error, DeviceError):
+                raise RunError(f"a worker cannot compute: {error}") from error
+            return Failed(_one_line(str(error)), traceback.format_exc(), sha256, size)
         except ExotrackError as error:
             return Failed(_one_line(str(error)), traceback.format_exc(), sha256, size)
         except Exception as error:  # whatever a library raises on a strange file must not end the study
@@ -123,7 +130,11 @@ def begin(job: Job) -> Done | Begun:
     seconds: dict[str, float] = {}
     with timed(seconds, "hash"):
         sha256, size = source.sha256(), _size(source)
-    if not job.force and _kept(job, sha256):
+    try:
+        kept = not job.force and _kept(job, sha256)
+    except OSError as error:
+        raise RunError(cannot_write(error, job.folder)) from error
+    if kept:
         return Done(sha256, size, job.key(sha256), {})
     source, model = look(source), None
     if len(job.parts) > 1:

@@ -5,7 +5,7 @@ resolves physical numbers with the origin of each; `convert` writes lossless, ch
 """
 
 from exotrack.video.convert import convert
-from exotrack.video.footprint import footprint
+from exotrack.video.footprints import footprint
 from exotrack.video.lazy import Video
 from exotrack.video.opening import look, open_header, open_video
 

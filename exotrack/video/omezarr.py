@@ -15,6 +15,7 @@ from exotrack.errors import InputError, VideoError
 from exotrack.tables import Array
 from exotrack.video import units
 from exotrack.video.axes import Planes, select_planes
+from exotrack.video.footprints import files_below
 from exotrack.video.source import Facts, checked_dtype
 
 MARKERS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
@@ -183,4 +184,4 @@ def _check_complete(path: str | Path, array: Any, provenance: Mapping[str, Any])
 def _files(path: str | Path) -> tuple[Path, ...]:
     if "://" in str(path):
         return ()
-    return tuple(sorted(file for file in Path(path).rglob("*") if file.is_file()))
+    return tuple(sorted(files_below(Path(path))))

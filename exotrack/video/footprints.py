@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from exotrack.errors import InputError
 from exotrack.place import is_remote, place
 
 SETTLED_S: Final = 2.0
@@ -37,11 +36,12 @@ def footprint(path: str | Path, further: Iterable[Path] = ()) -> str | None:
     """
     digest = hashlib.sha256()
     try:
-        for entry in _remote(str(path)) if is_remote(str(path)) else _local(Path(path), further):
+        found = place(path)
+        for entry in _remote(found) if is_remote(found) else _local(found, further):
             if entry is None:
                 return None
             digest.update(f"{entry}\0".encode())
-    except (OSError, InputError):
+    except Exception:  # stores raise errors of their own; what is wrong shows when the header is read
         return None
     return digest.hexdigest()
 
@@ -49,7 +49,7 @@ def footprint(path: str | Path, further: Iterable[Path] = ()) -> str | None:
 def files_of(path: Path) -> list[Path]:
     """All files that a path of this machine stands for, sidecars included, in order."""
     if path.is_dir():
-        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        found = files_below(path)
     elif path.exists():
         found = [path]
     else:
@@ -58,21 +58,26 @@ def files_of(path: Path) -> list[Path]:
     return sorted({*found, *(file for file in beside if file.is_file())})
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below it, also where a folder is a link to another disk."""
+    return [Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names]
+
+
 def _local(path: Path, further: Iterable[Path]) -> Iterator[str | None]:
     files = files_of(path)
     settled = time.time_ns() - int(SETTLED_S * 1e9)
     yield f"{len(files)}" if files else None
     for file in (*files, *further):
         status = file.stat()
-        yield f"{file} {status.st_size} {status.st_mtime_ns}" if status.st_mtime_ns < settled else None
+        said = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        yield said if max(status.st_mtime_ns, status.st_ctime_ns) < settled else None
 
 
-def _remote(url: str) -> Iterator[str | None]:
-    if url.startswith(("http://", "https://")):
+def _remote(store: Any) -> Iterator[str | None]:
+    if str(store).startswith(("http://", "https://")):
         yield None  # a web server lists nothing
         return
-    store = place(url)
-    listed = store.fs.find(store.path, detail=True)  # type: ignore[attr-defined]
+    listed = store.fs.find(store.path, detail=True)
     yield f"{len(listed)}" if listed else None
     for name, known in sorted(listed.items()):
         stamp = known.get("ETag") or known.get("mtime") or known.get("LastModified") or known.get("created")
