@@ -37,10 +37,14 @@ if __name__ == "__main__":
     started = time.perf_counter()
     jobs = plan(sheet, out, protocol)
     planned = time.perf_counter()
-    results = exotrack.run(sheet, out, protocol, **options)
+    marks = {}
+    results = exotrack.run(
+        sheet, out, protocol, progress=lambda what, *_: marks.update({what: time.perf_counter()}), **options
+    )
     ended = time.perf_counter()
     print(json.dumps({
-        "plan_s": planned - started, "run_s": ended - planned, "peak_mb": peak_mb(),
+        "plan_s": planned - started, "run_s": ended - planned,
+        "videos_s": marks.get("videos", planned) - planned, "peak_mb": peak_mb(),
         "seconds": results.run["seconds"], "failed": len(results.failures),
         "tasks": sum(len(job.parts) + 2 for job in jobs if job.kept is None),
     }))
@@ -55,6 +59,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows += _workers(folder / "workers", quick)
+        rows += _end_to_end(folder / "end-to-end", quick)
         rows += _overhead(20 if quick else 1000)
         rows += _memory(folder / "memory", quick)
         rows += _many(folder / "many", n_videos=20 if quick else 10_000)
@@ -120,6 +125,19 @@ def _workers(folder: Path, quick: bool) -> list[dict[str, Any]]:
         of = f"{n_videos} videos 640×480 uint8 × {n_frames}, {scheduler}"
         rows.append(row("strong scaling, 1 worker / 2 workers", of, taken["sheet", 1] / taken["sheet", 2], "×"))
         rows.append(row("weak scaling, half on 1 / all on 2", of, taken["half", 1] / taken["sheet", 2], "×"))
+    return rows
+
+
+def _end_to_end(folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """A NanoSight study of five minutes from OME-Zarr: until every video is written, and until the report is."""
+    n_videos, shape, n_frames = (1, (72, 128), 60) if quick else (5, (720, 1280), 1498)
+    sheet = write_study(folder / "study", n_videos, shape, n_frames)
+    of = f"{n_videos} videos {shape[1]}×{shape[0]} uint8 × {n_frames}, two threads"
+    rows = []
+    for words, settings in (("without the checks", SHORT), ("default protocol", {})):
+        found = analyse(sheet, folder / words, settings, workers=2)
+        rows.append(row(f"decode, localize, link, measure, write; {words}", of, found["videos_s"], "s"))
+        rows.append(row(f"to the report; {words}", of, found["run_s"], "s"))
     return rows
 
 

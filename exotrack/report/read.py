@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import logging
 import math
@@ -209,31 +210,36 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _columns(path: Path, columns: list[str]) -> dict[str, Array] | None:
+    table = _table(path, columns)
+    return None if table is None else {name: table[name].to_numpy() for name in columns}
+
+
+def _table(path: Path, columns: list[str]) -> pa.Table | None:
     if not path.is_file():
         return None
     try:
         with path.open("rb") as stream:
-            table = pq.read_table(stream, columns=columns)
-        return {name: table[name].to_numpy() for name in columns}
+            return pq.read_table(stream, columns=columns)
     except (OSError, KeyError, pa.ArrowException) as error:
         logger.warning("%s cannot be read and is left out of the report: %s", path, error)
         return None
 
 
 def _curves(path: Path) -> dict[tuple[str, str], Curve]:
-    names = ["level", "id", "diameter_nm", "density_per_nm", "lo", "hi", "weighting", "limit_nm"]
-    columns = _columns(path, names)
-    if columns is None or not len(columns["id"]):
+    numbers = ["diameter_nm", "density_per_nm", "lo", "hi", "limit_nm"]
+    table = _table(path, ["level", "id", "weighting", *numbers])
+    if table is None or not table.num_rows:
         return {}
+    # As numbers into a dictionary: a study of 10,000 videos has millions of rows, and as many texts take gigabytes.
+    level, name, weighting = (table[c].combine_chunks().dictionary_encode() for c in ("level", "id", "weighting"))
+    codes = np.stack([level.indices.to_numpy(), name.indices.to_numpy()])
+    starts = [0, *(np.flatnonzero((codes[:, 1:] != codes[:, :-1]).any(axis=0)) + 1), table.num_rows]
+    values = [table[c].to_numpy().astype(np.float64, copy=False) for c in numbers]
     curves = {}
-    keys = list(zip(columns["level"].astype(str), columns["id"].astype(str), strict=True))
-    starts = [n for n, key in enumerate(keys) if n == 0 or key != keys[n - 1]]  # the rows of a curve lie together
-    for first, last in zip(starts, [*starts[1:], len(keys)], strict=True):
-        key, rows = keys[first], slice(first, last)
-        diameter, density, lo, hi = (columns[name][rows].astype(np.float64) for name in names[2:6])
-        curves[key] = Curve(
-            diameter, density, lo, hi, str(columns["weighting"][rows][0]), float(columns["limit_nm"][rows][0])
-        )
+    for first, last in itertools.pairwise(map(int, starts)):
+        diameter, density, lo, hi, limit = (column[first:last] for column in values)
+        key = (str(level[first]), str(name[first]))
+        curves[key] = Curve(diameter, density, lo, hi, str(weighting[first]), float(limit[0]))
     return curves
 
 
