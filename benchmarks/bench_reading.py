@@ -7,7 +7,7 @@ different windows. Decoding competes with localization for the cores, so CPU tim
 The real frames have 8 bits: 1 µm spheres in bright field, `bulk_water` of soft-matter/trackpy-examples as one TIFF file
 that the environment variable `BULK_WATER_TIFF` names; without it they are left out. Their 120 frames are repeated, at a
 distance that no chunk spans. The other frames are simulated: 8 bits as NanoSight exports them, and 16 bits with the
-noise of an sCMOS camera (2 DN per electron). The pipelines `zarrs` (https://pypi.org/project/zarrs) and, from zarr 3.3
+noise of an sCMOS camera (2 DN per electron). The pipelines `zarrs` (the package of that name) and, from zarr 3.3
 on, `fused` are measured where they are installed.
 """
 

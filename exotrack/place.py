@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -45,8 +44,8 @@ def place(where: str | Path) -> Path:
 
 
 def is_remote(where: object) -> bool:
-    """Whether this is a place at a URL."""
-    return not isinstance(where, str | os.PathLike) or (isinstance(where, str) and "://" in where)
+    """Whether this is a URL, or what `place` makes of one."""
+    return "://" in where if isinstance(where, str) else hasattr(where, "fs")
 
 
 def children(folder: Path) -> Iterator[Path]:

@@ -230,8 +230,8 @@ def localize(
 
     def window(first: int, frames: Array, model: SpotModel, executor: Executor | None = None) -> Localizations:
         levels = partial(_usable, frames, limit, operations, size, executor)
-        usable = np.flatnonzero(once_more(levels, f"levels of frames {first} to {first + len(frames) - 1}"))
-        seen = frames if len(usable) == len(frames) else frames[usable]
+        usable = once_more(levels, f"levels of frames {first} to {first + len(frames) - 1}")
+        seen = _kept(frames, usable)
         work = Work(operations, model, settings.width == "free", reach, camera)
         learn_state = partial(
             window_state, seen, model, settings, reach, backend=operations, camera=camera, executor=executor
@@ -240,7 +240,7 @@ def localize(
         spots = localize_window(seen, state, work, block_frames=size, executor=executor, progress=progress)
         if progress is not None and len(seen) < len(frames):
             progress(len(frames) - len(seen))
-        return replace(spots, frame=(first + usable)[spots.frame].astype(np.int32))
+        return replace(spots, frame=(first + np.flatnonzero(usable))[spots.frame].astype(np.int32))
 
     parts = _window_frames(source, wanted, size, operations)
     if model is None:

@@ -158,6 +158,6 @@ def plain(value: Any) -> Any:
         return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Path) or (is_remote(value) and hasattr(value, "path")):
+    if isinstance(value, Path) or is_remote(value):
         return str(value)
     return value
