@@ -22,6 +22,7 @@ import pytest
 import exotrack as et
 from exotrack import report
 from exotrack.errors import RunError
+from exotrack.pipeline.schedule import connect
 
 QUICK = "[size]\nbootstrap = 50\n[check]\nddm = false\npiccs = false\ndetection_limit = false\n"
 N_VIDEOS = 4
@@ -130,6 +131,18 @@ def test_workers_killed_at_five_moments_do_not_change_a_byte(small, whole, tmp_p
         assert not failures
         et.run(small, out, et.Protocol.from_toml(small.parent / "p.toml"), scheduler=client)
     same_bytes(out, whole, tmp_path)
+
+
+def test_workers_that_died_just_now_are_waited_for():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster) as client,
+    ):
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        with connect(client, None) as engine:
+            assert engine.resolve("cpu").backend == "cpu"
 
 
 def test_a_lost_scheduler_is_said_and_the_run_goes_on_elsewhere(small, whole, tmp_path):

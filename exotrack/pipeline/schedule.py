@@ -39,6 +39,7 @@ Progress = Callable[[str, int, int], None]
 """Takes what is being done, how much of it is done, and how much there is; it may be called from any thread."""
 
 CONNECT_TIMEOUT_S = 10.0
+ASK_AGAIN_S: Final = 0.1
 PER_THREAD: Final = 2
 """Graphs that a cluster is given per thread: one to compute, one to go on with."""
 RECOUNT_S: Final = 5.0
@@ -373,15 +374,18 @@ def _remote(client: Any, words: str) -> Cluster:
 
 
 def _ask(client: Any, words: str, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What each worker answers; those that die meanwhile say nothing."""
-    answers = client.run(function, *arguments, on_error="return").values()
-    failed = [answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, OSError)]
-    if failed:
-        raise failed[0]
-    found = [answer for answer in answers if not isinstance(answer, OSError)]
-    if not found:
-        raise InputError(f"{words}: all its workers died while they were asked; look at their logs")
-    return found
+    """What each worker answers; those that die meanwhile say nothing, and if all do, their successors are asked."""
+    until = time.monotonic() + CONNECT_TIMEOUT_S
+    while time.monotonic() < until:
+        answers = client.run(function, *arguments, on_error="return").values()
+        found = [answer for answer in answers if not isinstance(answer, OSError)]  # raised by a connection that broke
+        failed = [answer for answer in found if isinstance(answer, Exception)]
+        if failed:
+            raise failed[0]
+        if found:
+            return found
+        time.sleep(ASK_AGAIN_S)
+    raise InputError(f"{words}: all its workers died while they were asked; look at their logs")
 
 
 def _cores() -> int:
