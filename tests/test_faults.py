@@ -114,7 +114,7 @@ def test_workers_killed_at_five_moments_do_not_change_a_byte(small, whole, tmp_p
             failures.append(error)
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
         going = threading.Thread(target=analyse)
@@ -137,7 +137,7 @@ def test_workers_that_died_just_now_are_waited_for():
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
@@ -145,12 +145,24 @@ def test_workers_that_died_just_now_are_waited_for():
             assert engine.resolve("cpu").backend == "cpu"
 
 
+def test_what_a_dead_worker_left_is_gone_when_the_run_ends(small, whole, tmp_path):
+    out = tmp_path / "out"
+
+    def progress(what: str, done: int, total: int) -> None:
+        left = out / "videos" / ".tmp-0123-v0"
+        left.mkdir(exist_ok=True)
+        (left / "tracks.parquet").write_bytes(b"half of it")
+
+    et.run(small, out, et.Protocol.from_toml(small.parent / "p.toml"), progress=progress)
+    same_bytes(out, whole, tmp_path)
+
+
 def test_a_lost_scheduler_is_said_and_the_run_goes_on_elsewhere(small, whole, tmp_path):
     start = textwrap.dedent("""
         import sys, time
         from distributed import LocalCluster
         if __name__ == "__main__":
-            cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+            cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
             print(cluster.scheduler_address, flush=True)
             time.sleep(300)
     """)
@@ -336,7 +348,7 @@ def test_threads_processes_and_a_cluster_give_the_same_bytes(small, whole, tmp_p
 
     assert run(small, tmp_path / "local", "--scheduler", "local", "--workers", "2").returncode == 0
     same_bytes(tmp_path / "local", whole, tmp_path / "a")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         done = run(small, tmp_path / "address", "--scheduler", cluster.scheduler_address)
     assert done.returncode == 0, done.stderr
     same_bytes(tmp_path / "address", whole, tmp_path / "b")

@@ -279,7 +279,7 @@ def test_two_runs_on_one_scheduler_share_nothing(study, results, tmp_path, no_re
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "a.npy", np.load(study.parent / f"{original}.npy"))
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         threads = [

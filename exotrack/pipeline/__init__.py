@@ -203,6 +203,7 @@ def _work(
     from exotrack import report  # plotting libraries have no business on the workers, which import this module too
 
     report.write(out)
+    storage.remove_leftovers(out)  # of workers that died meanwhile
     decided = {"key": pool.key(jobs, keys, failures, protocol), "protocol_sha256": protocol.sha256}
     storage.complete(out, {**decided, "exotrack": record["exotrack"], "code_sha256": code_sha256()}, pool.TABLES)
 

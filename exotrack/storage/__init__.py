@@ -18,6 +18,7 @@ from exotrack.storage.folder import begin as begin
 from exotrack.storage.folder import check as check
 from exotrack.storage.folder import is_results as is_results
 from exotrack.storage.folder import read_record as read_record
+from exotrack.storage.folder import remove_leftovers as remove_leftovers
 from exotrack.storage.folder import update_record as update_record
 from exotrack.storage.results import Results as Results
 from exotrack.storage.results import open_results as open_results

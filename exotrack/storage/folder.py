@@ -59,11 +59,16 @@ def begin(out: Path, video_ids: Collection[str], record: Mapping[str, Any]) -> N
         write_json(out / "run.json", {**record, "finished_utc": None})
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from None
+    remove_leftovers(out)
+    for name in _others(out, video_ids):
+        remove(out / "videos" / name)
+
+
+def remove_leftovers(out: Path) -> None:
+    """Delete what processes that died had not finished; in a store there is none, since objects appear whole."""
     if not is_remote(out):
         for left in (*out.glob(".tmp-*"), *(out / "videos").glob(".tmp-*")):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-    for name in _others(out, video_ids):
-        remove(out / "videos" / name)
 
 
 def _others(out: Path, video_ids: Collection[str]) -> list[str]:
