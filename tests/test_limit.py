@@ -65,14 +65,28 @@ def small_video(**settings):
 
 def test_dark_spots_mirror_bright_ones(fewer):
     """Without photon noise of the spots, since dark ones are given none."""
-    bright = small_video()
-    dark = SimulatedVideo((255 - bright.frames).astype(np.uint8), bright.acquisition)
-    curves = []
-    for video in (bright, dark):
-        model = replace(calibrate(video), gain_dn=0.0)
-        curves.append(injected_detection(video, model=model, diffusion_um2_s=4.9))
-    np.testing.assert_allclose(curves[0].mass, curves[1].mass, rtol=1e-3)
+    videos = bright_and_dark(seed=2)
+    models = [replace(calibrate(video), gain_dn=0.0) for video in videos]
+    curves = [injected_detection(v, model=m, diffusion_um2_s=4.9) for v, m in zip(videos, models, strict=True)]
+    np.testing.assert_allclose(curves[0].mass, curves[1].mass, rtol=3e-3)
     np.testing.assert_allclose(curves[0].probability, curves[1].probability, atol=0.02)
+
+
+def test_dark_videos_have_the_noise_of_bright_ones():
+    """A point whose last bit decides whether it is left out moves the noise by a third of its standard error, 0.1 %.
+
+    Which of the seeds has one depends on the processor.
+    """
+    noise = np.array([[calibrate(video).noise_dn for video in bright_and_dark(seed)] for seed in (2, 3, 4, 5, 6)])
+    difference = np.abs(noise[:, 1] / noise[:, 0] - 1.0)
+    assert np.median(difference) < 1e-5
+    assert difference.max() < 3e-3
+
+
+def bright_and_dark(seed: int) -> tuple[SimulatedVideo, SimulatedVideo]:
+    """A video and its negative."""
+    bright = small_video(seed=seed)
+    return bright, SimulatedVideo((255 - bright.frames).astype(np.uint8), bright.acquisition)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
