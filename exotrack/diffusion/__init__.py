@@ -15,7 +15,7 @@ from exotrack.diffusion.goodness import goodness_of_fit
 from exotrack.diffusion.maximum import likelihood_interval, refined_maximum
 from exotrack.diffusion.msd import msd_based
 from exotrack.diffusion.parts import Parts
-from exotrack.displacements import displacements, likelihood_rows, size_grid_nm
+from exotrack.displacements import Displacements, displacements, likelihood_rows, size_grid_nm
 from exotrack.protocol import Protocol
 from exotrack.tables import F32, F64, ParticleFlag, Particles, Tracks
 
@@ -25,7 +25,12 @@ _REJECTED_P = 1e-3
 
 
 def measure(
-    tracks: Tracks, acquisition: Acquisition, protocol: Protocol | None = None, *, backend: str = "auto"
+    tracks: Tracks,
+    acquisition: Acquisition,
+    protocol: Protocol | None = None,
+    *,
+    moved: Displacements | None = None,
+    backend: str = "auto",
 ) -> Particles:
     """Diffusion coefficient and hydrodynamic diameter of every track with at least two displacements.
 
@@ -41,6 +46,9 @@ def measure(
     protocol : Protocol, optional
         Defaults to all defaults. With ``diffusion.velocity = "track"`` each track may have a constant velocity of its
         own, as in electrophoresis.
+    moved : Displacements, optional
+        What `exotrack.displacements.displacements` makes of the same tracks, acquisition and protocol, where it is
+        there already.
     backend : str
         "auto", "cpu" or "cuda".
 
@@ -80,7 +88,7 @@ def measure(
     """
     settings = protocol or Protocol()
     own_velocity = settings.diffusion.velocity == "track"
-    d = displacements(tracks, acquisition, settings)
+    d = displacements(tracks, acquisition, settings) if moved is None else moved
     parts = Parts(d)
     rows = parts.mean_rows(likelihood_rows(d, acquisition, settings, backend=backend))
     log_d = np.log(size_grid_nm(settings))

@@ -10,7 +10,7 @@ import numpy as np
 
 from exotrack.acquisition import Acquisition
 from exotrack.crosscheck import ddm, piccs, region, rendered
-from exotrack.displacements import Displacements, displacements
+from exotrack.displacements import Displacements
 from exotrack.localize import Detection, injected_detection
 from exotrack.protocol import Protocol
 from exotrack.sizing import TrackRows, track_rows
@@ -32,15 +32,21 @@ class Checked:
 
 
 def check(
-    source: Video, spots: Localizations, tracks: Tracks, protocol: Protocol, backend: str, *, blank: bool
+    source: Video,
+    spots: Localizations,
+    tracks: Tracks,
+    moved: Displacements,
+    protocol: Protocol,
+    backend: str,
+    *,
+    blank: bool,
 ) -> Checked:
     """Detection limit, counts, and sizes without linking; of a blank the counts alone."""
     linking = tracks.linking
     assert linking is not None  # set by link
-    moved = displacements(tracks, source.acquisition, protocol)
     found = None if blank else detection(source, spots, moved, linking, protocol, backend)
     detect = None if found is None else found.at
-    rows = track_rows(tracks, source.acquisition, protocol, detect=detect, backend=backend)
+    rows = track_rows(tracks, source.acquisition, protocol, moved=moved, detect=detect, backend=backend)
     others = {} if blank else without_linking(source, spots, moved, linking, rows, protocol, backend)
     return Checked(moved, found, rows, others)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from exotrack import __version__, storage
 from exotrack.diffusion import measure
+from exotrack.displacements import displacements
 from exotrack.errors import BackendError, DeviceError, ExotrackError, RunError, VideoError
 from exotrack.link import link
 from exotrack.localize import calibrate, localize
@@ -219,9 +220,10 @@ def finish(job: Job, begun: Done | Begun, *found: Done | Localized) -> Done:
             "polarity"
         )
     with timed(seconds, "measure"):
-        particles = measure(tracks, acquisition, job.protocol, backend=job.backend)
+        moved = displacements(tracks, acquisition, job.protocol)
+        particles = measure(tracks, acquisition, job.protocol, moved=moved, backend=job.backend)
     with timed(seconds, "check"):
-        checked = checks.check(source, spots, tracks, job.protocol, job.backend, blank=job.row.role == "blank")
+        checked = checks.check(source, spots, tracks, moved, job.protocol, job.backend, blank=job.row.role == "blank")
     preview = next((part.preview for part in parts if part.preview is not None), None)
     with timed(seconds, "write"):
         facts = record.found(job, source, spots, tracks, particles, checked)

@@ -67,6 +67,7 @@ def track_rows(
     acquisition: Acquisition,
     protocol: Protocol | None = None,
     *,
+    moved: Displacements | None = None,
     detect: Detect | None = None,
     backend: str = "auto",
 ) -> TrackRows:
@@ -84,6 +85,9 @@ def track_rows(
         Conditions of the video.
     protocol : Protocol, optional
         Defaults to all defaults.
+    moved : Displacements, optional
+        What `exotrack.displacements.displacements` makes of the same tracks, acquisition and protocol, where it is
+        there already.
     detect : callable, optional
         Probability that a localization of a signal in DN is detected, as `exotrack.localize.injected_detection` finds.
     backend : str
@@ -109,7 +113,7 @@ def track_rows(
     Starts are flux events where `exotrack.sizing.arrivals` can tell that the particle came in.
     """
     settings = protocol or Protocol()
-    d = displacements(tracks, acquisition, settings)
+    d = displacements(tracks, acquisition, settings) if moved is None else moved
     log_rows = likelihood_rows(d, acquisition, settings, backend=backend)
     grid = size_grid_nm(settings)
     usable = np.flatnonzero((d.n_steps >= settings.size.min_steps) & ~d.stuck)
